@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What EC2 and the metadata service say, as values.
+
+Knows the vocabulary of EC2 (interfaces, attachments, subnets) as plain frozen data. Must never know pools, pods or
+netlink, and opens nothing. `aws.ec2` and `aws.imds` make these values, `core` decides on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How an interface hangs on an instance. `status` is attaching, attached, detaching or detached."""
+
+    attachment_id: str
+    instance_id: str
+    device: int
+    card: int = 0
+    status: str = "attached"
+    delete_on_termination: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One ENI as DescribeNetworkInterfaces reports it. `status` is pending, available, in-use, ...
+
+    `addresses` are the secondary addresses, without `primary_address`; `prefixes` are delegated /28 and /80 blocks.
+    """
+
+    eni_id: str
+    mac: str
+    subnet_id: str
+    primary_address: IPAddress | None
+    addresses: tuple[IPAddress, ...] = ()
+    prefixes: tuple[IPNetwork, ...] = ()
+    status: str = "in-use"
+    attachment: Attachment | None = None
+    interface_type: str = "interface"
+    description: str = ""
+    security_groups: tuple[str, ...] = ()
+    vpc_id: str = ""
+    availability_zone: str = ""
+    source_dest_check: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One subnet as DescribeSubnets reports it; `free_addresses` counts what EC2 says is available."""
+
+    subnet_id: str
+    vpc_id: str
+    availability_zone: str
+    cidr: IPv4Network | None
+    free_addresses: int
+    ipv6_cidrs: tuple[IPv6Network, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Who this instance is, from the metadata service."""
+
+    region: str
+    availability_zone: str
+    instance_id: str
+    instance_type: str
+    mac: str
+    eni_id: str
+    subnet_id: str
+    vpc_id: str
+    local_ipv4: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataInterface:
+    """One ENI as the metadata service lists it: a hint, possibly stale."""
+
+    mac: str
+    eni_id: str
+    device: int
+    card: int
+    subnet_id: str
+    subnet_cidr: IPv4Network | None
+    addresses: tuple[IPAddress, ...]  # first one is the interface's primary
+    prefixes: tuple[IPNetwork, ...] = ()
+    security_groups: tuple[str, ...] = ()
