@@ -92,3 +92,48 @@ class MetadataInterface:
     addresses: tuple[IPAddress, ...]  # first one is the interface's primary
     prefixes: tuple[IPNetwork, ...] = ()
     security_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CardLimit:
+    """One network card of an instance type and the most interfaces it takes."""
+
+    card: int
+    max_enis: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLimits:
+    """What an instance type allows. `max_enis` is the default card's limit, which is what one pod network uses.
+
+    `ipv4_per_eni` includes the interface's primary address. `hypervisor` is nitro, xen or unknown.
+    """
+
+    instance_type: str
+    max_enis: int
+    ipv4_per_eni: int
+    ipv6_per_eni: int
+    cards: tuple[CardLimit, ...]
+    default_card: int = 0
+    hypervisor: str = "unknown"
+    bare_metal: bool = False
+    vcpus: int = 0  # 0: not known
+
+    @property
+    def total_enis(self) -> int:
+        """Interfaces over all network cards."""
+        return sum(card.max_enis for card in self.cards)
+
+    @property
+    def pod_addresses_per_eni(self) -> int:
+        """Secondary addresses (or prefixes, which take the same slots) of one interface."""
+        return self.ipv4_per_eni - 1
+
+    @property
+    def supports_prefixes(self) -> bool:
+        """Whether prefixes can be delegated: Nitro or bare metal (Amazon VPC CNI 1.23)."""
+        return self.hypervisor == "nitro" or self.bare_metal
+
+    def card_limit(self, card: int) -> int:
+        """The most interfaces of network card `card`; 0 when the type has no such card."""
+        return next((limit.max_enis for limit in self.cards if limit.card == card), 0)
