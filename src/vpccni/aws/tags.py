@@ -19,7 +19,6 @@ UNMANAGED_TAG = "node.k8s.amazonaws.com/no_manage"
 SUBNET_ROLE_TAG = "kubernetes.io/role/cni"
 SUBNET_CLUSTER_TAG_PREFIX = "cni.networking.k8s.aws/cluster/"
 DESCRIPTION_PREFIX = "aws-K8S-"
-RESERVED_TAG_TEXT = "k8s.amazonaws.com"  # keys with this text cannot come from ADDITIONAL_ENI_TAGS
 
 
 def description(instance_id: str) -> str:
