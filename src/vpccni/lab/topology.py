@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a lab: VPC, subnets, nodes and the hosts outside, from a TOML file or from command-line options.
+
+Knows keys, their accepted values and how they must agree. Must never make anything. `cli` and `lab.up` build it,
+`lab.daemon` reads it back from the state directory.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vpccni.errors import TopologyError
+
+RESERVED_NODE_NAMES = frozenset({"fabric", "internet", "site", "pod"})
+RESERVED_PER_SUBNET = 4  # EC2 keeps the first four addresses and the last one of every subnet
+LINK_LOCAL = IPv4Network("169.254.0.0/16")
+
+
+class SubnetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[subnet]]`: `az` is the zone's letter (a) or full name (eu-central-1a)."""
+
+    name: str
+    cidr: IPv4Network
+    az: str = "a"
+    tags: dict[str, str] = {}
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The VPC router's address in the subnet: base + 1."""
+        return self.cidr.network_address + 1
+
+
+class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[node]]`: one EC2 instance; `env` holds settings of its daemon."""
+
+    name: str
+    subnet: str
+    type: str = "m5.large"
+    private_ip: IPv4Address | None = None
+    public: bool = True
+    env: dict[str, str] = {}
+
+
+class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[host]]`: a server outside the VPC, behind the internet gateway or in a private site (VPN, transit gateway)."""
+
+    name: str
+    address: IPv4Address
+    via: Literal["internet", "private"] = "internet"
+
+
+class VpcSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[vpc]`: the first CIDR is the VPC's primary one."""
+
+    cidrs: list[IPv4Network]
+
+
+class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole lab. Every value is checked; see `check`."""
+
+    vpc: VpcSpec
+    subnet: list[SubnetSpec]
+    node: list[NodeSpec]
+    host: list[HostSpec] = []
+    region: str = "eu-central-1"
+    profile: str = "calm"
+    http_put_response_hop_limit: int = 2  # what EKS sets for its nodes; EC2's own default is 1
+    public_cidr: IPv4Network = IPv4Network("192.0.2.0/24")
+    seed: int = 1
+    env: dict[str, str] = {}
+
+    def zone(self, subnet: SubnetSpec) -> str:
+        """Full name of the subnet's availability zone."""
+        return f"{self.region}{subnet.az}" if len(subnet.az) == 1 else subnet.az
+
+    def subnet_of(self, node: NodeSpec) -> SubnetSpec:
+        """The subnet that the node's primary interface is in."""
+        return next(subnet for subnet in self.subnet if subnet.name == node.subnet)
+
+    def settings_of(self, node: NodeSpec) -> dict[str, str]:
+        """The daemon's settings on that node; the node's own win over the lab's."""
+        return {**self.env, **node.env}
+
+
+def default(nodes: int, instance_type: str, env: Mapping[str, str], seed: int) -> Topology:
+    """The lab of `lab up` without a file: nodes 1..N spread over two subnets in two zones, two hosts outside."""
+    if not 1 <= nodes <= 50:
+        raise _bad("--nodes", str(nodes), "1 to 50")
+    subnets = [
+        SubnetSpec("a", IPv4Network("10.20.0.0/18"), "a"),
+        SubnetSpec("b", IPv4Network("10.20.64.0/18"), "b"),
+    ]
+    return check(
+        Topology(
+            vpc=VpcSpec([IPv4Network("10.20.0.0/16"), IPv4Network("100.64.0.0/16")]),
+            subnet=subnets,
+            node=[NodeSpec(str(n + 1), subnets[n % 2].name, instance_type) for n in range(nodes)],
+            host=[
+                HostSpec("internet", IPv4Address("198.51.100.10"), "internet"),
+                HostSpec("site", IPv4Address("203.0.113.169"), "private"),
+            ],
+            seed=seed,
+            env=dict(env),
+        )
+    )
+
+
+def load(path: Path, env: Mapping[str, str], seed: int | None) -> Topology:
+    """The lab of a TOML file; `env` and `seed` of the command line win over the file's."""
+    try:
+        tree = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise TopologyError("read the topology", error.strerror or str(error), evidence={"file": path}) from error
+    except tomllib.TOMLDecodeError as error:
+        raise TopologyError("read the topology", f"not TOML: {error}", evidence={"file": path}) from error
+    topology = decode(tree, source=str(path))
+    return msgspec.structs.replace(topology, env={**topology.env, **env}, seed=topology.seed if seed is None else seed)
+
+
+def decode(tree: Mapping[str, Any], source: str = "topology") -> Topology:
+    """A checked topology from plain values (TOML or JSON)."""
+    try:
+        topology = msgspec.convert(tree, Topology, dec_hook=_from_text)
+    except msgspec.ValidationError as error:
+        raise TopologyError(
+            "use the topology",
+            str(error).replace("`$.", "`"),
+            evidence={"file": source, "accepted": _accepted(str(error))},
+            hint="correct the key that the message names",
+        ) from error
+    return check(topology)
+
+
+def encode(topology: Topology) -> Any:
+    """Plain values for JSON; `decode` reads them back."""
+    return msgspec.to_builtins(topology, enc_hook=str)
+
+
+def check(topology: Topology) -> Topology:
+    """The topology itself when its parts agree; raises TopologyError naming key and accepted values."""
+    if not topology.vpc.cidrs:
+        raise _bad("vpc.cidrs", "[]", "at least one CIDR")
+    if topology.public_cidr.prefixlen > 29:
+        raise _bad("public_cidr", str(topology.public_cidr), "a range of /29 or larger")
+    if not 1 <= topology.http_put_response_hop_limit <= 64:
+        raise _bad("http_put_response_hop_limit", str(topology.http_put_response_hop_limit), "1 to 64")
+    _check_subnets(topology)
+    _check_nodes(topology)
+    _check_hosts(topology)
+    return topology
+
+
+def _check_subnets(topology: Topology) -> None:
+    for n, subnet in enumerate(topology.subnet):
+        key = f"subnet[{n}].cidr"
+        if not any(subnet.cidr.subnet_of(cidr) for cidr in topology.vpc.cidrs):
+            raise _bad(key, str(subnet.cidr), "a part of " + " or ".join(map(str, topology.vpc.cidrs)))
+        if not 16 <= subnet.cidr.prefixlen <= 28:
+            raise _bad(key, str(subnet.cidr), "a range from /16 to /28")
+        for earlier in topology.subnet[:n]:
+            if subnet.cidr.overlaps(earlier.cidr):
+                raise _bad(key, str(subnet.cidr), f"a range apart from {earlier.cidr} of subnet {earlier.name!r}")
+        zone = topology.zone(subnet)
+        if not re.fullmatch(re.escape(topology.region) + "[a-z]", zone):
+            raise _bad(f"subnet[{n}].az", subnet.az, f"a letter, or {topology.region} and a letter")
+    _check_unique("subnet", [subnet.name for subnet in topology.subnet])
+
+
+def _check_nodes(topology: Topology) -> None:
+    subnets = {subnet.name: subnet for subnet in topology.subnet}
+    for n, node in enumerate(topology.node):
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", node.name) or node.name.startswith("pod-"):
+            raise _bad(f"node[{n}].name", node.name, "1 to 20 of a-z, 0-9 and '-', not starting with pod-")
+        if node.name in RESERVED_NODE_NAMES:
+            raise _bad(f"node[{n}].name", node.name, "a name other than " + ", ".join(sorted(RESERVED_NODE_NAMES)))
+        if node.subnet not in subnets:
+            raise _bad(f"node[{n}].subnet", node.subnet, "one of " + ", ".join(sorted(subnets)))
+        cidr = subnets[node.subnet].cidr
+        if node.private_ip is not None and not _usable(node.private_ip, cidr):
+            raise _bad(f"node[{n}].private_ip", str(node.private_ip), f"a free address of {cidr}")
+    if not topology.node:
+        raise _bad("node", "[]", "at least one [[node]]")
+    _check_unique("node", [node.name for node in topology.node])
+    _check_unique("node", [str(node.private_ip) for node in topology.node if node.private_ip], "private_ip")
+
+
+def _check_hosts(topology: Topology) -> None:
+    taken = [*topology.vpc.cidrs, topology.public_cidr, LINK_LOCAL]
+    names = [node.name for node in topology.node]
+    for n, host in enumerate(topology.host):
+        inside = next((cidr for cidr in taken if host.address in cidr), None)
+        if inside is not None or host.address.is_multicast or host.address.is_loopback:
+            raise _bad(f"host[{n}].address", str(host.address), "an address outside " + ", ".join(map(str, taken)))
+        if host.name in names:
+            raise _bad(f"host[{n}].name", host.name, "a name that no node has")
+    _check_unique("host", [host.name for host in topology.host])
+    _check_unique("host", [str(host.address) for host in topology.host], "address")
+
+
+def _usable(address: IPv4Address, cidr: IPv4Network) -> bool:
+    first = int(cidr.network_address) + RESERVED_PER_SUBNET
+    return first <= int(address) < int(cidr.broadcast_address)
+
+
+def _check_unique(table: str, values: Sequence[str], key: str = "name") -> None:
+    for n, value in enumerate(values):
+        if value in values[:n]:
+            raise _bad(f"{table}[{n}].{key}", value, f"a {key} that no other [[{table}]] has")
+
+
+def _bad(key: str, value: str, accepted: str) -> TopologyError:
+    return TopologyError(
+        "use the topology", f"{key} = {value}: accepted is {accepted}", evidence={"key": key}, hint=f"change {key}"
+    )
+
+
+def _accepted(message: str) -> str:
+    """The keys of the table that a decoding error is about."""
+    tables: dict[str, type[msgspec.Struct]] = {
+        "subnet": SubnetSpec, "node": NodeSpec, "host": HostSpec, "vpc": VpcSpec,
+    }  # fmt: skip
+    found = re.search(r"\$\.([a-z]+)", message)
+    table = tables.get(found[1], Topology) if found else Topology
+    return ", ".join(table.__struct_fields__)
+
+
+def _from_text(kind: type, value: Any) -> Any:
+    if kind in (IPv4Address, IPv4Network):
+        return kind(value)
+    raise NotImplementedError(kind)
