@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each instance type allows: interfaces per network card and addresses per interface.
+
+Knows the built-in table, a resource of the package, and reads it once, on first use. Must never ask EC2: a type that
+the table lacks is a `None`, and the caller may ask `Inventory.instance_limits`. Pool planning, the lab's cloud and
+max-pods call it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from importlib.resources import files
+
+import msgspec
+
+from vpccni.aws.values import CardLimit, InstanceLimits
+
+__all__ = ["CardLimit", "InstanceLimits", "find", "limits", "matching", "source"]
+
+
+class _Row(msgspec.Struct, array_like=True, frozen=True):
+    """One type as the file has it; the order is that of the file's `columns`."""
+
+    enis_by_card: tuple[int, ...]
+    ipv4_per_eni: int
+    ipv6_per_eni: int
+    hypervisor: str
+    bare_metal: bool
+    vcpus: int
+
+
+class _Table(msgspec.Struct, frozen=True):
+    source: str
+    columns: tuple[str, ...]
+    types: dict[str, _Row]
+
+
+@functools.cache
+def _load() -> _Table:
+    """Read the table (about a millisecond). The only place in `core` that opens anything."""
+    table = msgspec.json.decode(files("vpccni.core").joinpath("instance_types.json").read_bytes(), type=_Table)
+    assert table.columns == _Row.__struct_fields__, "instance_types.json is of another version than this module"
+    return table
+
+
+def find(instance_type: str) -> InstanceLimits | None:
+    """The limits of a type such as `m5.large`, or None when the table lacks it."""
+    row = _load().types.get(instance_type)
+    return None if row is None else _limits(instance_type, row)
+
+
+def limits(instance_type: str) -> InstanceLimits:
+    """The limits of a type. Raises KeyError when the table lacks it."""
+    found = find(instance_type)
+    if found is None:
+        raise KeyError(instance_type)
+    return found
+
+
+def matching(pattern: str = "*") -> Iterator[InstanceLimits]:
+    """The limits of all types that match a shell pattern such as `c7i.*`, smallest first within a family."""
+    named = [_limits(name, row) for name, row in _load().types.items() if fnmatchcase(name, pattern)]
+    return iter(sorted(named, key=_by_size))
+
+
+def source() -> str:
+    """Where the table comes from, in one line."""
+    return _load().source
+
+
+def _limits(name: str, row: _Row) -> InstanceLimits:
+    return InstanceLimits(
+        instance_type=name,
+        max_enis=row.enis_by_card[0],
+        ipv4_per_eni=row.ipv4_per_eni,
+        ipv6_per_eni=row.ipv6_per_eni,
+        cards=tuple(CardLimit(card, most) for card, most in enumerate(row.enis_by_card)),
+        hypervisor=row.hypervisor,
+        bare_metal=row.bare_metal,
+        vcpus=row.vcpus,
+    )
+
+
+def _by_size(found: InstanceLimits) -> tuple[str, int, int, bool, str]:
+    family = found.instance_type.partition(".")[0]
+    return family, found.vcpus, found.max_enis * found.ipv4_per_eni, found.bare_metal, found.instance_type
