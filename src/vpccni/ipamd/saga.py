@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two sagas that could leak: attaching a new ENI and freeing one. Journalled, idempotent, committed or undone.
+
+Knows the order of EC2 calls and what undoes each. Must never decide that an ENI is needed, nor touch the pool or the
+kernel: waiting for the link and wiring the ENI are callables that the engine passes in.
+
+    attach   intent -> create(ClientToken) -> intent+eni -> attach -> delete on termination -> attached -> link -> done
+             any failure: detach if attached, delete, done. If even that fails the intent stays and `undo` repeats it.
+    free     intent -> detach -> available -> delete -> done. Repeating it from the start is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vpccni.aws import tags as eni_tags
+from vpccni.aws.values import Interface, NodeIdentity
+from vpccni.clock import Clock
+from vpccni.errors import CloudError, VpcCniError
+from vpccni.ipamd import records
+from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.journal import Record
+from vpccni.ipamd.records import Intent
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+ATTACH_LIMIT_S = 120.0  # EC2 documents no bound; the slowest attach seen in public reports is well below
+DETACH_LIMIT_S = 300.0
+POLL_FIRST_S, POLL_LAST_S = 0.05, 5.0
+DEVICE_SLOTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewEni:
+    """What to create and where to attach it."""
+
+    subnet_id: str
+    security_groups: Sequence[str]
+    card: int
+    address_count: int
+    prefix_count: int
+    reason: str
+
+
+class Sagas:
+    """Runs sagas for one node. `open` maps the token of every unfinished saga to its intent."""
+
+    def __init__(
+        self,
+        node: NodeIdentity,
+        calls: CloudCalls,
+        record: Callable[[Record], Awaitable[None]],
+        clock: Clock,
+        token: Callable[[], str],
+        own_tags: Callable[[float], Mapping[str, str]],
+    ) -> None:
+        """`record` makes a journal record durable; `token` makes a fresh ClientToken; `own_tags(now)` the ENI's tags."""
+        self._node, self._calls, self._record, self._clock = node, calls, record, clock
+        self._token, self._own_tags = token, own_tags
+        self._claimed: set[tuple[int, int]] = set()  # (card, device) slots of sagas under way
+        self._slots_lock = asyncio.Lock()
+        self.open: dict[str, Intent] = {}
+
+    async def attach(self, new: NewEni, link_up: Callable[[Interface], Awaitable[None]]) -> Interface:
+        """Create and attach an ENI; returns it as EC2 reports it once attached and its link is there.
+
+        `link_up` returns when the kernel shows the link and the node is routed for it. Raises CloudError or HostError
+        after everything was undone.
+        """
+        intent = Intent(self._token(), "attach", self._clock.now(), subnet_id=new.subnet_id, reason=new.reason)
+        await self._write(intent)
+        try:
+            interface = await self._create(new, intent.token)
+            await self._write(records.with_eni(intent, interface.eni_id))
+            attached = await self._attach(interface, new.card)
+            await link_up(attached)
+        except (VpcCniError, asyncio.CancelledError) as error:
+            log.warning("attaching an ENI failed and is undone", extra={"facts": {"why": error, "token": intent.token}})
+            await asyncio.shield(self.undo(intent.token))
+            raise
+        await self._finish(intent.token)
+        return attached
+
+    async def free(self, eni_id: str, reason: str) -> None:
+        """Detach and delete an ENI. Raises CloudError and keeps the intent when EC2 did not let it be finished."""
+        known = next((open_ for open_ in self.open.values() if open_.eni_id == eni_id), None)
+        intent = known or Intent(self._token(), "free", self._clock.now(), eni_id=eni_id, reason=reason)
+        if known is None:
+            await self._write(intent)
+        await self._remove(eni_id)
+        await self._finish(intent.token)
+
+    async def undo(self, token: str) -> None:
+        """Bring an unfinished saga to its end: nothing of it is left in EC2. Errors are logged and it stays open."""
+        intent = self.open.get(token)
+        if intent is None:
+            return
+        try:
+            for eni_id in [intent.eni_id] if intent.eni_id else await self._created_by(intent):
+                await self._remove(eni_id)
+        except CloudError as error:
+            log.warning("a saga stays open: %s", error, extra={"facts": {"token": token, "eni": intent.eni_id}})
+            return
+        await self._finish(token)
+
+    def adopt(self, intents: Mapping[str, Intent], attached: Sequence[Interface]) -> list[str]:
+        """Take over the unfinished sagas of a daemon that died; returns the tokens that must be undone.
+
+        An ENI that made it onto the instance is simply used: the reconciler finds it. A `free` whose detach had
+        not begun is forgotten, the plan frees it again if it is still wanted.
+        """
+        here = {
+            eni.eni_id: eni for eni in attached if eni.attachment and eni.attachment.status in ("attaching", "attached")
+        }
+        self.open = dict(intents)
+        return [token for token, intent in intents.items() if intent.eni_id not in here]
+
+    async def close_adopted(self) -> None:
+        """Forget the sagas whose ENI is attached and now an ordinary ENI of the node."""
+        for token in list(self.open):
+            await self._finish(token)
+
+    async def _create(self, new: NewEni, token: str) -> Interface:
+        return await self._calls.run(
+            "CreateNetworkInterface",
+            lambda: self._calls.interfaces.create(
+                new.subnet_id,
+                new.security_groups,
+                description=eni_tags.description(self._node.instance_id),
+                tags=self._own_tags(self._clock.now()),
+                address_count=new.address_count,
+                prefix_count=new.prefix_count,
+                client_token=token,
+            ),
+        )
+
+    async def _attach(self, interface: Interface, card: int) -> Interface:
+        device = await self._claim_slot(card)
+        try:
+            attachment_id = await self._patiently(
+                "AttachNetworkInterface",
+                lambda: self._calls.interfaces.attach(interface.eni_id, self._node.instance_id, device, card),
+                # A fresh id may not be known everywhere yet (eventual consistency of EC2).
+                again={"InvalidNetworkInterfaceID.NotFound"},
+                limit_s=10.0,
+            )
+            await self._calls.run(
+                "ModifyNetworkInterfaceAttribute",
+                lambda: self._calls.interfaces.delete_on_termination(interface.eni_id, attachment_id),
+            )
+            return await self._until_status(interface.eni_id, "attached", ATTACH_LIMIT_S)
+        finally:
+            self._claimed.discard((card, device))
+
+    async def _claim_slot(self, card: int) -> int:
+        async with self._slots_lock:
+            used = await self._calls.run(
+                "DescribeInstances", lambda: self._calls.inventory.occupied_slots(self._node.instance_id)
+            )
+            taken = used | self._claimed
+            for device in range(DEVICE_SLOTS):
+                if (card, device) not in taken:
+                    self._claimed.add((card, device))
+                    return device
+        raise CloudError(
+            "attach an ENI",
+            f"no device index is free on network card {card}",
+            hint="detach interfaces that nobody uses from this instance",
+            evidence={"instance": self._node.instance_id},
+            code="no-device-index",
+        )
+
+    async def _remove(self, eni_id: str) -> None:
+        interface = await self._describe(eni_id)
+        if interface is None:
+            return
+        attachment = interface.attachment
+        if attachment and attachment.status != "detached":
+            if attachment.status != "detaching":
+                await self._calls.run(
+                    "DetachNetworkInterface", lambda: self._calls.interfaces.detach(attachment.attachment_id)
+                )
+            await self._until_status(eni_id, "available", DETACH_LIMIT_S)
+        await self._patiently(
+            "DeleteNetworkInterface",
+            lambda: self._calls.interfaces.delete(eni_id),
+            again={"InvalidParameterValue", "InvalidNetworkInterface.InUse"},  # "in use" is usual right after a detach
+            limit_s=60.0,
+        )
+
+    async def _created_by(self, intent: Intent) -> list[str]:
+        """ENIs that a create call of ours made without our learning of it: owned by this instance, attached nowhere."""
+        owned = await self._calls.run(
+            "DescribeNetworkInterfaces", lambda: self._calls.inventory.owned(self._node.instance_id)
+        )
+        busy = {other.eni_id for other in self.open.values() if other.token != intent.token}
+        return [eni.eni_id for eni in owned if eni.attachment is None and eni.eni_id not in busy]
+
+    async def _describe(self, eni_id: str) -> Interface | None:
+        found = await self._calls.run("DescribeNetworkInterfaces", lambda: self._calls.inventory.interfaces([eni_id]))
+        return found[0] if found else None
+
+    async def _until_status(self, eni_id: str, wanted: str, limit_s: float) -> Interface:
+        """Poll EC2 until the interface is `attached` (its attachment) or `available`; raises CloudError at the limit."""
+        deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
+        while True:
+            interface = await self._describe(eni_id)
+            status = _status(interface)
+            if interface is not None and status == wanted:
+                return interface
+            if self._clock.now() >= deadline or (interface is None and wanted == "attached"):
+                raise CloudError(
+                    f"see {eni_id} {wanted}",
+                    f"EC2 still says {status} after {limit_s:g} s",
+                    hint="look at the interface in the EC2 console; the daemon undoes and tries again",
+                    evidence={"eni": eni_id, "status": status},
+                    code="eni-stuck",
+                )
+            await self._clock.sleep(pause_s)
+            pause_s = min(POLL_LAST_S, pause_s * 1.5)
+
+    async def _patiently(self, api: str, call: Callable[[], T], *, again: set[str], limit_s: float) -> T:
+        deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
+        while True:
+            try:
+                return await self._calls.run(api, call)
+            except CloudError as error:
+                if error.aws_code not in again or self._clock.now() + pause_s > deadline:
+                    raise
+            await self._clock.sleep(pause_s)
+            pause_s = min(POLL_LAST_S, pause_s * 2)
+
+    async def _write(self, intent: Intent) -> None:
+        self.open[intent.token] = intent
+        await self._record(records.intended(intent))
+
+    async def _finish(self, token: str) -> None:
+        self.open.pop(token, None)
+        await self._record(records.finished(token))
+
+
+def _status(interface: Interface | None) -> str:
+    if interface is None:
+        return "gone"
+    if interface.attachment is None or interface.attachment.status == "detached":
+        return interface.status
+    return interface.attachment.status
