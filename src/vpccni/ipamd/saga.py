@@ -60,7 +60,7 @@ class Sagas:
         token: Callable[[], str],
         own_tags: Callable[[float], Mapping[str, str]],
     ) -> None:
-        """`record` makes a journal record durable; `token` makes a fresh ClientToken; `own_tags(now)` the ENI's tags."""
+        """`record` makes a record durable; `token` makes a fresh ClientToken; `own_tags(now)` the new ENI's tags."""
         self._node, self._calls, self._record, self._clock = node, calls, record, clock
         self._token, self._own_tags = token, own_tags
         self._claimed: set[tuple[int, int]] = set()  # (card, device) slots of sagas under way
@@ -207,7 +207,7 @@ class Sagas:
         return found[0] if found else None
 
     async def _until_status(self, eni_id: str, wanted: str, limit_s: float) -> Interface:
-        """Poll EC2 until the interface is `attached` (its attachment) or `available`; raises CloudError at the limit."""
+        """Poll EC2 until the attachment is `attached` or the interface `available`; raises CloudError at the limit."""
         deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
         while True:
             interface = await self._describe(eni_id)

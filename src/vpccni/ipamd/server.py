@@ -126,11 +126,16 @@ async def _ready(connection: socket.socket, *, to_write: bool) -> None:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     add, remove = (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
-    add(connection.fileno(), lambda: future.done() or future.set_result(None))
+    add(connection.fileno(), _wake, future)
     try:
         await future
     finally:
         remove(connection.fileno())
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
