@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's ENIs and policy -> the links, addresses, routes, rules and sysctls of the node itself.
+
+Knows what the Amazon VPC CNI 1.23 sets up on a host (its init container, SetupHostNetwork, SetupENINetwork) and which
+observed objects count as the node's. Must never know pods: their routes and rules are `podnet`'s. `host.node` observes,
+calls `diff(owned(node, observed), desired(node))` and applies the answer.
+
+Upstream assumes `net.ipv4.ip_forward=1` from the machine image; we set it. Like upstream we assume that the filter
+table lets forwarded packets pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+
+from vpccni.core import conventions as c
+from vpccni.core.podnet import Sysctl
+from vpccni.netlink.values import Address, IPAddress, IPInterface, IPNetwork, Link, Route, Rule, Value
+
+
+@dataclass(frozen=True, slots=True)
+class EniNet:
+    """One ENI that pods may use, as the kernel has it: `interfaces` are primary addresses with the subnet's length."""
+
+    link: Link
+    interfaces: tuple[IPInterface, ...]
+    table: int
+    primary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNet:
+    """The node: its ENIs (the primary one among them) and what the settings say.
+
+    `former` are primary addresses of ENIs that the node has no more: rules of the Go implementation for them carry no
+    mark of ownership and are recognised by the address.
+    """
+
+    enis: tuple[EniNet, ...]
+    mtu: int = c.DEFAULT_MTU
+    mark: int = c.MARK
+    external_snat: bool = False
+    node_port_support: bool = True
+    external_services: tuple[IPNetwork, ...] = ()
+    former: tuple[IPAddress, ...] = ()
+    tcp_early_demux: bool | None = None  # None: leave it alone
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The address families that the primary ENI has, which are the node's."""
+        versions = {interface.version for eni in self.enis if eni.primary for interface in eni.interfaces}
+        return tuple(sorted(versions))
+
+    @property
+    def secondary(self) -> tuple[EniNet, ...]:
+        """All ENIs but the primary one."""
+        return tuple(eni for eni in self.enis if not eni.primary)
+
+
+def desired(node: NodeNet) -> list[Value]:
+    """Everything that the kernel should hold for the node, in `ip` terms."""
+    values: list[Value] = []
+    for eni in node.enis:
+        values.append(Link(eni.link.name, index=eni.link.index, mtu=node.mtu, up=True))
+        if not eni.primary:
+            for interface in eni.interfaces:
+                values += _eni_objects(eni, interface)
+    if node.node_port_support or not node.external_snat:
+        values += [_mark_rule(node.mark, version) for version in node.versions]
+    for network in node.external_services:
+        values.append(Rule(c.RULE_EXTERNAL_SERVICE, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL))
+    return values
+
+
+def sysctls(node: NodeNet) -> tuple[Sysctl, ...]:
+    """Kernel settings of the node, in order.
+
+    Loose reverse path filtering on the primary ENI: replies to translated flows of pods on other ENIs arrive there, and
+    after translation back the reverse route is that of the pod's own ENI.
+    """
+    values: list[Sysctl] = []
+    for eni in node.enis:
+        if eni.primary:
+            values.append((f"net/ipv4/conf/{eni.link.name}/rp_filter", "2"))
+            if 6 in node.versions:
+                values.append(("net/ipv6/conf/all/forwarding", "1"))
+                values.append((f"net/ipv6/conf/{eni.link.name}/accept_ra", "2"))
+    if 4 in node.versions:
+        values.append(("net/ipv4/ip_forward", "1"))
+    if node.tcp_early_demux is not None:
+        values.append(("net/ipv4/tcp_early_demux", "1" if node.tcp_early_demux else "0"))
+    return tuple(values)
+
+
+def owned(node: NodeNet, observed: Iterable[Value]) -> list[Value]:
+    """The observed objects that the node may change or remove. All others are foreign and never touched."""
+    secondary = {eni.link.index: eni for eni in node.secondary}
+    links = {eni.link.index for eni in node.enis}
+    return [
+        value
+        for value in observed
+        if (isinstance(value, Link) and value.index in links)
+        or (isinstance(value, Address) and _owned_address(value, secondary))
+        or (isinstance(value, Route) and _owned_route(value, secondary))
+        or (isinstance(value, Rule) and _owned_rule(value, node))
+    ]
+
+
+def existing_table(rules: Iterable[Rule], address: IPAddress, computed: int, old: int = 0) -> int:
+    """The table that a rule from an ENI's primary address already names, else `computed`.
+
+    Amazon VPC CNI 1.23, ENIs of further network cards: the table of the only such rule is kept, and of several the one
+    of the `old` formula, because pods of an older release use it.
+    """
+    network = c.host_network(address)
+    tables = [rule.table for rule in rules if rule.priority == c.RULE_FROM_ENI and rule.src == network]
+    if len(tables) == 1:
+        return tables[0]
+    return old if old in tables else computed
+
+
+def _eni_objects(eni: EniNet, interface: IPInterface) -> list[Value]:
+    index, dev = eni.link.index, eni.link.name
+    gateway = c.subnet_gateway(interface.network)
+    broadcast = None
+    if isinstance(interface, IPv4Interface) and interface.network.prefixlen <= 30:
+        broadcast = interface.network.broadcast_address
+    everything = type(interface.network)((0, 0))
+    near = Route(c.host_network(gateway), index, dev, table=eni.table, scope="link", protocol=c.PROTOCOL)
+    far = Route(everything, index, dev, gateway=gateway, table=eni.table, protocol=c.PROTOCOL)
+    # Without the connected route: the subnet is reached by the primary ENI, or by rule through the ENI's own table.
+    address = Address(interface, index, dev, broadcast=broadcast, noprefixroute=True, nodad=interface.version == 6)
+    rule = Rule(c.RULE_FROM_ENI, eni.table, src=c.host_network(interface.ip), protocol=c.PROTOCOL)
+    return [address, near, far, rule]
+
+
+def _mark_rule(mark: int, version: int) -> Rule:
+    return Rule(c.RULE_MARK, c.TABLE_MAIN, fwmark=mark, fwmask=mark, family=version, protocol=c.PROTOCOL)
+
+
+def _owned_address(value: Address, secondary: dict[int, EniNet]) -> bool:
+    # Whatever else configured a secondary ENI (dhclient, networkd): pods' addresses must not be local to the host.
+    return value.index in secondary and value.scope == "global"
+
+
+def _owned_route(value: Route, secondary: dict[int, EniNet]) -> bool:
+    if value.unmodelled or value.kind != "unicast":
+        return False
+    eni = secondary.get(value.index)
+    if eni is not None and value.table == c.TABLE_MAIN and value.protocol == c.PROTOCOL_KERNEL:
+        return value.gateway is None and value.dst in {interface.network for interface in eni.interfaces}
+    if value.table in (c.TABLE_MAIN, c.TABLE_LOCAL):
+        return False
+    if value.protocol == c.PROTOCOL:
+        return True
+    return eni is not None and value.table == eni.table and value.protocol in c.UNTAGGED
+
+
+def _owned_rule(value: Rule, node: NodeNet) -> bool:
+    """By priority and protocol; of untagged rules only those that are exactly of upstream's making.
+
+    The kernel gives priority 32765 to a rule that somebody adds without one, so that untagged rules there are ours only
+    by the address.
+    """
+    priorities = (c.RULE_MARK, c.RULE_EXTERNAL_SERVICE, c.RULE_FROM_ENI)
+    if value.priority not in priorities or value.unmodelled or value.protocol not in c.OURS_OR_UNTAGGED:
+        return False
+    if value.protocol == c.PROTOCOL:
+        return True
+    bare = Rule(value.priority, value.table, src=value.src, dst=value.dst, family=value.family, protocol=value.protocol)
+    if value.priority == c.RULE_MARK:
+        return value in {
+            Rule(
+                c.RULE_MARK,
+                c.TABLE_MAIN,
+                fwmark=node.mark,
+                fwmask=node.mark,
+                family=value.family,
+                protocol=value.protocol,
+            )
+        }
+    if value.priority == c.RULE_EXTERNAL_SERVICE:
+        return value == bare and value.table == c.TABLE_MAIN and value.dst is not None and value.src is None
+    addresses = {interface.ip for eni in node.secondary for interface in eni.interfaces} | set(node.former)
+    return value == bare and value.dst is None and value.src in {c.host_network(each) for each in addresses}

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's addresses -> the kernel objects that connect it, in the pod and on the host, for any address family.
+
+Knows which link, addresses, routes, rules and neighbours one interface of a pod needs (Amazon VPC CNI 1.23, with our
+order of operations) and what the kernel's objects say about the pods they belong to. Must never know how requests reach
+the kernel or where addresses come from. `ipamd` calls `wiring`, `host.kernel` runs it.
+
+Routes inside the pod are left untagged (protocol boot), so that a pod's `ip route` is what people know from upstream;
+routes and rules on the host carry our protocol number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+
+from vpccni.core import conventions as c
+from vpccni.netlink.values import (
+    Address,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Link,
+    Neighbour,
+    Request,
+    Route,
+    Rule,
+    add,
+    delete,
+    set_link,
+)
+
+Sysctl = tuple[str, str]  # path below /proc/sys and its value; a path, because device names may contain dots
+
+
+@dataclass(frozen=True, slots=True)
+class PodAddress:
+    """One address of a pod: on which ENI it lives and on which of the pod's interfaces (`nic`) it goes."""
+
+    address: IPAddress
+    table: int = c.TABLE_MAIN
+    device: int = 0
+    card: int = 0
+    nic: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodAttachment:
+    """Whose interface this is and the addresses of all interfaces of the pod."""
+
+    network: str
+    container_id: str
+    ifname: str
+    namespace: str
+    pod: str
+    addresses: tuple[PodAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodLinkPlan:
+    """What is chosen, not derived, for interface number `nic`: indexes, MACs (the pod's: empty = kernel's choice), MTU.
+
+    Chosen indexes let everything after the link be encoded without asking the kernel. `pod_index` 2 is what the kernel
+    gives the first device of a new namespace.
+    """
+
+    host_index: int
+    host_mac: str
+    mtu: int = c.DEFAULT_MTU
+    veth_prefix: str = c.VETH_PREFIX
+    pod_mac: str = ""
+    pod_index: int = 2
+    nic: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodWiring:
+    """One interface of a pod as requests, in the order in which `host.kernel` runs them.
+
+    `link` first and alone; `sysctls` on the host and `pod_sysctls` in the pod; `pod_requests` as one batch inside;
+    `host_requests` as one batch on the host. The descriptor of the pod's namespace is filled in by the executor.
+    """
+
+    attachment: PodAttachment
+    plan: PodLinkPlan
+    link: Link
+    sysctls: tuple[Sysctl, ...]
+    pod_sysctls: tuple[Sysctl, ...]
+    pod_requests: tuple[Request, ...]
+    host_requests: tuple[Request, ...]
+
+    @property
+    def addresses(self) -> tuple[PodAddress, ...]:
+        """The addresses of this interface."""
+        return tuple(each for each in self.attachment.addresses if each.nic == self.plan.nic)
+
+    @property
+    def alias(self) -> str:
+        """The text that says on the host end whose veth it is."""
+        pod = self.attachment
+        return c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
+
+    @property
+    def undo_requests(self) -> tuple[Request, ...]:
+        """What takes a complete wiring back: rules, routes, then the link, whose end in the pod goes with it."""
+        return (*self.unwire_requests, delete(Link(self.link.name, index=self.link.index)))
+
+    @property
+    def unwire_requests(self) -> tuple[Request, ...]:
+        """What DEL removes from the host: rules and routes. The link dies with the pod's namespace."""
+        return unwire(self.addresses, self.link.index, self.link.name)
+
+    def at(self, host_index: int, pod_index: int) -> PodWiring:
+        """The same wiring over a link with other indexes."""
+        return wiring(self.attachment, replace(self.plan, host_index=host_index, pod_index=pod_index))
+
+
+def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
+    """What connects interface `plan.nic` of `pod`. A pod with several interfaces has one wiring for each."""
+    name = c.host_link_name(plan.veth_prefix, pod.namespace, pod.pod, plan.nic)
+    inside = Link(
+        c.pod_link_name(pod.ifname, plan.nic),
+        index=plan.pod_index,
+        mac=plan.pod_mac,
+        mtu=plan.mtu,
+        txqlen=0,
+        queues=1,
+    )
+    link = Link(
+        name,
+        index=plan.host_index,
+        kind="veth",
+        mac=plan.host_mac,
+        mtu=plan.mtu,
+        up=True,
+        group=c.VETH_GROUP,
+        txqlen=0,
+        queues=1,  # the kernel's default is one per possible CPU, which costs a third of the ADD even with two
+        peer=inside,
+    )
+    addresses = [each for each in pod.addresses if each.nic == plan.nic]
+    conf = f"net/ipv6/conf/{name}/"
+    alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
+    return PodWiring(
+        attachment=pod,
+        plan=plan,
+        link=link,
+        # The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
+        sysctls=((conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0")),
+        pod_sysctls=_pod_sysctls(addresses, inside.name),
+        pod_requests=_inside(addresses, inside, plan),
+        host_requests=(*_outside(addresses, link), *((_named(link, alias),) if alias else ())),
+    )
+
+
+def _named(link: Link, alias: str) -> Request:
+    # Not part of the creation: the kernel takes IFLA_IFALIAS in a change only.
+    return set_link(Link(link.name, index=link.index, alias=alias), "alias")
+
+
+def _pod_sysctls(addresses: Sequence[PodAddress], name: str) -> tuple[Sysctl, ...]:
+    if all(each.address.version == 4 for each in addresses):
+        return ()
+    # Duplicate address detection takes two seconds, and the VPC knows of no second holder.
+    values = [(name, "disable_ipv6", "0"), ("lo", "disable_ipv6", "0"), (name, "accept_dad", "0")]
+    return tuple((f"net/ipv6/conf/{device}/{key}", value) for device, key, value in values)
+
+
+def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> tuple[Request, ...]:
+    """Up, addresses, then gateway and default route, neighbour and, beyond interface 0, the rule of each family."""
+    index, name, nic = link.index, link.name, plan.nic
+    requests = [set_link(Link(name, index=index, up=True), "up")]
+    for each in addresses:
+        version = each.address.version
+        requests.append(add(Address(_host_interface(each.address), index, name, nodad=version == 6)))
+    table = nic or c.TABLE_MAIN
+    for version in dict.fromkeys(each.address.version for each in addresses):
+        gateway = c.pod_gateway(version, nic)
+        near, far = c.host_network(gateway), _everything(version)
+        requests.append(add(Route(near, index, name, table=table, scope="link")))
+        requests.append(add(Route(far, index, name, gateway=gateway, table=table)))
+        requests.append(add(Neighbour(gateway, index, name, mac=plan.host_mac)))
+    if nic:
+        requests += [add(Rule(c.POD_RULE_FROM_NIC, table, src=c.host_network(each.address))) for each in addresses]
+    return tuple(requests)
+
+
+def _outside(addresses: Sequence[PodAddress], link: Link) -> list[Request]:
+    requests = []
+    for each in addresses:
+        requests.append(add(pod_route(each.address, link.index, link.name)))
+        requests += [add(rule) for rule in pod_rules(each)]
+    return requests
+
+
+def pod_route(address: IPAddress, index: int, dev: str = "") -> Route:
+    """The host's route to a pod."""
+    return Route(c.host_network(address), index, dev, scope="link", protocol=c.PROTOCOL)
+
+
+def pod_rules(each: PodAddress) -> list[Rule]:
+    """512: to the pod by main; 1536, on a secondary ENI: from the pod by the ENI's table."""
+    network = c.host_network(each.address)
+    rules = [Rule(c.RULE_TO_POD, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL)]
+    if not c.is_main(each.table):
+        rules.append(Rule(c.RULE_FROM_POD, each.table, src=network, protocol=c.PROTOCOL))
+    return rules
+
+
+def unwire(addresses: Iterable[PodAddress], index: int, dev: str = "") -> tuple[Request, ...]:
+    """Removal of rules, then routes, of `addresses`; untagged ones of the Go implementation match as well."""
+    requests: list[Request] = []
+    for each in addresses:
+        # Protocol 0 is a wildcard in a deletion.
+        requests += [delete(replace(rule, protocol=0)) for rule in pod_rules(each)]
+        requests.append(delete(replace(pod_route(each.address, index, dev), protocol=0)))
+    return tuple(requests)
+
+
+def _host_interface(address: IPAddress) -> IPInterface:
+    return IPv4Interface((address, 32)) if address.version == 4 else IPv6Interface((address, 128))
+
+
+@lru_cache
+def _everything(version: int) -> IPNetwork:
+    return IPv4Network("0.0.0.0/0") if version == 4 else IPv6Network("::/0")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's links, routes and rules -> which pods are wired, and what belongs to no pod any more.
+
+Knows that a host veth's alias is the key, its /32 route the address and the 1536 rule the ENI's table, which is enough
+to rebuild a lost journal. Must never know what the pool thinks; the comparison is `reconcile`'s. `host.kernel` calls it
+with dumps.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vpccni.core import conventions as c
+from vpccni.core.diff import diff
+from vpccni.core.podnet import PodAddress, pod_route, pod_rules
+from vpccni.netlink.values import IPAddress, IPNetwork, Link, Request, Route, Rule, Value
+
+_HEX = frozenset(string.hexdigits.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
+    """A pod's host veth and what leads to it. `alias` is None for veths that the Go implementation made."""
+
+    link: Link
+    alias: c.PodAlias | None
+    addresses: tuple[PodAddress, ...]
+
+    def __str__(self) -> str:
+        whose = f"{self.alias.namespace}/{self.alias.pod}" if self.alias else "unknown pod"
+        return f"{self.link.name} {whose} {' '.join(str(each.address) for each in self.addresses)}".rstrip()
+
+
+def is_pod_link(link: Link, veth_prefix: str = c.VETH_PREFIX) -> bool:
+    """Whether a link is the host end of a pod's veth: by alias, or by kind and a name of our making."""
+    if link.kind != "veth":
+        return False
+    suffix = link.name[len(veth_prefix) :]
+    named = link.name.startswith(veth_prefix) and len(suffix) == c.SUFFIX_LENGTH and _HEX.issuperset(suffix)
+    return named or c.parse_alias(link.alias) is not None
+
+
+def is_pod_route(route: Route) -> bool:
+    """Whether a route has the shape of one to a pod: a host route of main over a device, ours or untagged."""
+    return (
+        route.table == c.TABLE_MAIN
+        and route.dst.prefixlen == route.dst.max_prefixlen
+        and route.gateway is None
+        and route.index > 0
+        and route.kind == "unicast"
+        and route.protocol in c.OURS_OR_UNTAGGED
+        and not route.unmodelled
+    )
+
+
+def is_pod_rule(rule: Rule) -> bool:
+    """Whether a rule has priority and shape of a pod's, and is ours or untagged."""
+    network = rule.dst if rule.priority == c.RULE_TO_POD else rule.src
+    other = rule.src if rule.priority == c.RULE_TO_POD else rule.dst
+    plain = not (rule.fwmask or rule.iif or rule.oif or rule.unmodelled) and rule.kind == "lookup"
+    return (
+        rule.priority in (c.RULE_TO_POD, c.RULE_FROM_POD)
+        and (rule.priority == c.RULE_FROM_POD or rule.table == c.TABLE_MAIN)
+        and network is not None
+        and network.prefixlen == network.max_prefixlen
+        and other is None
+        and plain
+        and rule.protocol in c.OURS_OR_UNTAGGED
+    )
+
+
+def pods(
+    links: Iterable[Link], routes: Iterable[Route], rules: Iterable[Rule], veth_prefix: str = c.VETH_PREFIX
+) -> tuple[ObservedPod, ...]:
+    """Every pod link with its addresses, in order of link name and address."""
+    by_index: dict[int, list[IPAddress]] = {}
+    for route in filter(is_pod_route, routes):
+        by_index.setdefault(route.index, []).append(route.dst.network_address)
+    tables: dict[IPNetwork, int] = {}
+    for rule in rules:
+        if is_pod_rule(rule) and rule.priority == c.RULE_FROM_POD and rule.src is not None:
+            tables.setdefault(rule.src, rule.table)  # the first one is the one that the kernel uses
+    seen = []
+    for link in sorted(links, key=lambda each: each.name):
+        if is_pod_link(link, veth_prefix):
+            addresses = sorted(by_index.get(link.index, ()), key=lambda each: (each.version, int(each)))
+            placed = tuple(_placed(each, tables.get(c.host_network(each), c.TABLE_MAIN)) for each in addresses)
+            seen.append(ObservedPod(link, c.parse_alias(link.alias), placed))
+    return tuple(seen)
+
+
+def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[Request]:
+    """What makes the host's pod routes and rules those of `live` (address -> host veth), and of nobody else.
+
+    A leaked 1536 rule is worse than litter: it sends a later holder's packets out of the wrong ENI. Untagged rules
+    count as ours by priority and shape; an untagged route only when it leads to a live address or over one of our
+    veths, because a plain host route may be anybody's.
+    """
+    held = {each.address for each in live}
+    over = {link.index for link in live.values()}
+    have: list[Value] = []
+    for value in observed:
+        if isinstance(value, Rule) and is_pod_rule(value):
+            have.append(value)
+        elif isinstance(value, Route) and is_pod_route(value):
+            known = value.dst.network_address in held or value.index in over
+            have += [value] if known or value.protocol == c.PROTOCOL else []
+    want: list[Value] = []
+    for each, link in live.items():
+        want += [pod_route(each.address, link.index, link.name), *pod_rules(each)]
+    return diff(have, want)
+
+
+def _placed(address: IPAddress, table: int) -> PodAddress:
+    card, device = c.place_of_table(table)
+    return PodAddress(address, table, device=device, card=card)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VPC CIDRs and policy -> the chains and rules of SNAT and connection marks, as text.
+
+Knows the rules of the Amazon VPC CNI 1.23 (iptables backend) in the words of `iptables-save`, so that desired and
+observed state compare as text. Must never know how rules reach the kernel or what is there now. `ipamd` calls `rules`,
+`host.firewall` applies the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vpccni.core.conventions import CHAIN_PREFIXES, CONNMARK_CHAIN, MARK, SNAT_CHAIN, VETH_PREFIX, VLAN_PREFIX
+from vpccni.netlink.values import IPAddress, IPNetwork
+
+# How each rule names itself: `-m comment --comment "..."`. Rules in the kernel's own chains are ours by these texts.
+SNAT_JUMP = "AWS SNAT CHAIN"
+SNAT_EXCLUSION = "AWS SNAT CHAIN EXCLUSION"
+SNAT_RULE = "AWS, SNAT"
+PRIMARY_ENI = "AWS, primary ENI"
+CONNMARK_JUMP = "AWS, outbound connections"
+CONNMARK_RULE = "AWS, CONNMARK"
+CONNMARK_RETURN = "AWS CONNMARK CHAIN"
+OWN_COMMENTS = frozenset({SNAT_JUMP, SNAT_RULE, PRIMARY_ENI, CONNMARK_JUMP, CONNMARK_RULE})
+
+# AWS_VPC_K8S_CNI_RANDOMIZESNAT; any other value means prng.
+RANDOM_FLAGS = {"prng": " --random-fully", "hashrandom": " --random", "none": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class SnatPolicy:
+    """What decides the rules. `vpc_cidrs` and `excluded` in the order in which they are configured."""
+
+    primary_link: str
+    primary_address: IPAddress
+    vpc_cidrs: tuple[IPNetwork, ...]
+    excluded: tuple[IPNetwork, ...] = ()
+    external_snat: bool = False
+    node_port_support: bool = True
+    randomize: str = "prng"
+    mark: int = MARK
+    veth_prefix: str = VETH_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRules:
+    """One chain. `owned`: the chain is ours and holds exactly `rules`; otherwise they stand behind other people's."""
+
+    name: str
+    rules: tuple[str, ...]
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableRules:
+    """The chains of one table that hold something of ours."""
+
+    name: str
+    chains: tuple[ChainRules, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IptablesRules:
+    """Desired rules of the address family `version` (4 or 6), in the syntax of `iptables-save`."""
+
+    tables: tuple[TableRules, ...]
+    version: int = 4
+
+    def __str__(self) -> str:
+        """The text of `iptables -S` of the tables, without policies: what golden files hold."""
+        lines = []
+        for table in self.tables:
+            lines.append(f"*{table.name}")
+            lines += [f"-N {chain.name}" for chain in table.chains if chain.owned]
+            lines += [rule for chain in table.chains for rule in chain.rules]
+        return "\n".join(lines) + "\n"
+
+
+def rules(policy: SnatPolicy) -> IptablesRules:
+    """The rules that `policy` asks for (IPv4; an IPv6 VPC has no SNAT).
+
+    Amazon VPC CNI 1.23: SNAT unless external; the mark when there is SNAT (replies and later packets of a flow that is
+    translated to the primary ENI's address must leave by it) or NodePort (a connection that entered by the primary ENI
+    must leave by it). With external SNAT an empty SNAT chain stays.
+    """
+    nat = TableRules("nat", (*_connmark_chains(policy), *_snat_chains(policy)))
+    mangle = TableRules("mangle", (ChainRules("PREROUTING", _mangle(policy), owned=False),))
+    return IptablesRules((nat, mangle), policy.primary_address.version)
+
+
+def nothing(version: int = 4) -> IptablesRules:
+    """No rule and no chain of ours: what a node has after it was given up."""
+    chains = tuple(ChainRules(name, (), owned=False) for name in ("PREROUTING", "POSTROUTING"))
+    return IptablesRules((TableRules("nat", chains), TableRules("mangle", chains[:1])), version)
+
+
+def is_own_chain(name: str) -> bool:
+    """Whether a chain is ours: today's, or a numbered one of an older release."""
+    return any(name.startswith(prefix) and name[len(prefix) :].isdigit() for prefix in CHAIN_PREFIXES)
+
+
+def _connmark_chains(policy: SnatPolicy) -> tuple[ChainRules, ...]:
+    if policy.external_snat:
+        return (ChainRules("PREROUTING", (), owned=False),)
+    mark = f"{policy.mark:#x}"
+    jump = f'-A PREROUTING -i {policy.veth_prefix}+ -m comment --comment "{CONNMARK_JUMP}" -j {CONNMARK_CHAIN}'
+    restore = f'-A PREROUTING -m comment --comment "{CONNMARK_RULE}" -j CONNMARK {_restore(mark)}'
+    returns = tuple(
+        _return(CONNMARK_CHAIN, cidr, CONNMARK_RETURN) for cidr in _reversed((*policy.vpc_cidrs, *policy.excluded))
+    )
+    remember = f'-A {CONNMARK_CHAIN} -m comment --comment "{CONNMARK_RULE}" -j CONNMARK --set-xmark {mark}/{mark}'
+    return (
+        ChainRules("PREROUTING", (jump, restore), owned=False),
+        ChainRules(CONNMARK_CHAIN, (*returns, remember), owned=True),
+    )
+
+
+def _snat_chains(policy: SnatPolicy) -> tuple[ChainRules, ...]:
+    if policy.external_snat:
+        return (ChainRules("POSTROUTING", (), owned=False), ChainRules(SNAT_CHAIN, (), owned=True))
+    excluded = tuple(_return(SNAT_CHAIN, cidr, SNAT_EXCLUSION) for cidr in _reversed(policy.excluded))
+    returns = tuple(_return(SNAT_CHAIN, cidr, SNAT_JUMP) for cidr in _reversed(policy.vpc_cidrs))
+    translate = (
+        f'-A {SNAT_CHAIN} ! -o {VLAN_PREFIX}+ -m comment --comment "{SNAT_RULE}" -m addrtype ! --dst-type LOCAL '
+        f"-j SNAT --to-source {policy.primary_address}{RANDOM_FLAGS.get(policy.randomize, RANDOM_FLAGS['prng'])}"
+    )
+    jump = f'-A POSTROUTING -m comment --comment "{SNAT_JUMP}" -j {SNAT_CHAIN}'
+    return (
+        ChainRules("POSTROUTING", (jump,), owned=False),
+        ChainRules(SNAT_CHAIN, (*excluded, *returns, translate), owned=True),
+    )
+
+
+def _mangle(policy: SnatPolicy) -> tuple[str, ...]:
+    mark, comment = f"{policy.mark:#x}", f'-m comment --comment "{PRIMARY_ENI}"'
+    remember = (
+        f"-A PREROUTING -i {policy.primary_link} {comment} -m addrtype --dst-type LOCAL --limit-iface-in "
+        f"-j CONNMARK --set-xmark {mark}/{mark}"
+    )
+    restore, restore_vlan = (
+        f"-A PREROUTING -i {prefix}+ {comment} -j CONNMARK {_restore(mark)}"
+        for prefix in (policy.veth_prefix, VLAN_PREFIX)
+    )
+    if policy.node_port_support:
+        return remember, restore, restore_vlan
+    return () if policy.external_snat else (restore,)
+
+
+def _restore(mark: str) -> str:
+    return f"--restore-mark --nfmask {mark} --ctmask {mark}"
+
+
+def _reversed(cidrs: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+    """Each network once, the last one first: upstream inserts one after the other at the head of the chain."""
+    return tuple(reversed(dict.fromkeys(cidrs)))
+
+
+def _return(chain: str, cidr: IPNetwork, comment: str) -> str:
+    # The kernel lists a match on everything without -d.
+    match = f" -d {cidr}" if cidr.prefixlen else ""
+    return f'-A {chain}{match} -m comment --comment "{comment}" -j RETURN'

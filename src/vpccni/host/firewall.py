@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of `core.snat` into the kernel: observe with iptables-save, apply the difference as one iptables-restore.
+
+Knows how to call iptables and what its refusals mean. Must never build a rule, and never touches a rule that is right
+already: flows that begin while a translation is missing stay untranslated for their whole life. `ipamd` calls it at
+start, when VPC CIDRs change, and now and then (not often: listing 10,000 rules takes a quarter of a second).
+"""
+
+from __future__ import annotations
+
+import re
+
+from vpccni.core.chains import parse_save, transaction
+from vpccni.core.conventions import NFT_TABLE
+from vpccni.core.snat import IptablesRules, nothing
+from vpccni.errors import HostError
+from vpccni.host.programs import DIRECTORIES, find_program, run_program
+
+LOCK_WAIT_S = 10  # kube-proxy may hold the xtables lock of the legacy variant for seconds
+
+
+class Firewall:
+    """iptables in the network namespace of the calling thread."""
+
+    def __init__(self, directories: tuple[str, ...] = DIRECTORIES) -> None:
+        """`directories`: where to look for the programs."""
+        self._directories = directories
+
+    def observe(self, rules: IptablesRules) -> dict[str, dict[str, list[str]]]:
+        """What is in the tables that `rules` speaks of: table -> chain -> rules."""
+        tables: dict[str, dict[str, list[str]]] = {}
+        for table in rules.tables:
+            action = f"list the {table.name} table"
+            tables |= parse_save(self._run(action, f"{_program(rules)}-save", "-t", table.name))
+        return tables
+
+    def apply(self, rules: IptablesRules) -> str:
+        """Make our rules equal to `rules`; the transaction that did it, or "" when everything was right.
+
+        Raises HostError when iptables refuses; then nothing has changed.
+        """
+        text = transaction(self.observe(rules), rules)
+        if text:
+            self._restore(rules, text)
+        return text
+
+    def remove(self, version: int = 4) -> str:
+        """Take all rules and chains of ours out of the tables of one address family."""
+        return self.apply(nothing(version))
+
+    def remove_nft_backend(self) -> bool:
+        """Delete the nftables table in which the Go implementation may have kept its connection mark rules.
+
+        False when there was none. Its last rule overwrites the whole packet mark, so it must go once ours are there.
+        """
+        if find_program("nft", self._directories) is None:
+            return False
+        if f"table ip {NFT_TABLE}\n" not in self._run("list nftables tables", "nft", "list", "tables", "ip"):
+            return False
+        self._run(f"delete the nftables table {NFT_TABLE}", "nft", "delete", "table", "ip", NFT_TABLE)
+        return True
+
+    def _restore(self, rules: IptablesRules, text: str) -> None:
+        action = "change the iptables rules"
+        arguments = ("--noflush", "-w", str(LOCK_WAIT_S))
+        program = f"{_program(rules)}-restore"
+        try:
+            if text.count("COMMIT\n") > 1:
+                # Each table commits by itself: find a refusal in the second one before the first one is in force.
+                self._run(action, program, "--test", *arguments, stdin=text)
+            self._run(action, program, *arguments, stdin=text)
+        except HostError as error:
+            raise _explained(error, text) from error
+
+    def _run(self, action: str, name: str, *arguments: str, stdin: str = "") -> str:
+        return run_program(action, name, *arguments, stdin=stdin, directories=self._directories)
+
+
+def _program(rules: IptablesRules) -> str:
+    return "iptables" if rules.version == 4 else "ip6tables"
+
+
+def _explained(error: HostError, text: str) -> HostError:
+    """The refusal with the line of the transaction that it is about."""
+    if error.error_code != "program-failed":
+        return error
+    found = re.search(r"line:? (\d+)", error.why)
+    lines = text.splitlines()
+    number = int(found[1]) if found else 0
+    evidence = {**error.evidence, "rule": repr(lines[number - 1])} if 0 < number <= len(lines) else error.evidence
+    return HostError(
+        error.action,
+        error.why,
+        code="firewall-refused",
+        hint="nothing was changed; try the rule by hand, and see that iptables and kube-proxy use the same variant "
+        "(iptables --version: legacy or nf_tables)",
+        evidence=evidence,
+    )
