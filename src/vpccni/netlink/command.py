@@ -2,7 +2,7 @@
 """A request as the `ip` command that has the same effect, for logs and error messages.
 
 Knows iproute2's command syntax. Must never run anything. `str(Request)` calls it; tests execute what it prints.
-A namespace descriptor is written as `/proc/self/fd/N`, which `ip` accepts as a namespace path in a child that inherits it.
+A namespace descriptor is written as `/proc/self/fd/N`, a path that `ip` accepts in a child that inherits it.
 """
 
 from __future__ import annotations

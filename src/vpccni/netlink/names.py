@@ -2,7 +2,7 @@
 """The words that `ip` uses for the kernel's small numbers: scopes, tables, protocols, route and rule kinds.
 
 Knows the default contents of iproute2's /etc/iproute2/rt_* files and the uapi numbers behind them. Must never read
-those files (a node may have changed them; our text must not depend on it). `values` prints with it, the codec maps with it.
+those files: a node may have changed them, and our text must not depend on it. `values` prints with it, the codec maps.
 """
 
 from __future__ import annotations

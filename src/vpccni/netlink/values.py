@@ -185,7 +185,7 @@ class Route:
 class Rule:
     """A policy routing rule. `family` (4 or 6) is taken from `src` or `dst` when one is given.
 
-    `fwmask` 0 with a mark becomes the full mask. In a deletion a field left at its default is a wildcard (but not the
+    `fwmask` 0 with a mark becomes the full mask, a prefix of length 0 becomes None ("all"). In a deletion a field left at its default is a wildcard (but not the
     priority), and the kernel deletes the first match only. `unmodelled`: as in `Route`.
     """
 
@@ -211,6 +211,10 @@ class Rule:
             object.__setattr__(self, "fwmask", FULL_MASK)
         if self.src is not None and self.dst is not None and self.src.version != self.dst.version:
             raise ValueError(f"rule {self.priority}: source {self.src} and destination {self.dst} differ in family")
+        if self.src is not None and not self.src.prefixlen:
+            object.__setattr__(self, "src", None)
+        if self.dst is not None and not self.dst.prefixlen:
+            object.__setattr__(self, "dst", None)
 
     def __str__(self) -> str:
         words = [f"{self.priority}: from", _prefix(self.src) if self.src is not None else "all", *self._selectors()]
@@ -268,7 +272,17 @@ Value = Link | Address | Route | Rule | Neighbour
 Verb = Literal["add", "replace", "delete", "set"]
 
 # What a "set" of a link may change. "name" renames: the kernel takes up to 20 ms for it, so never on a hot path.
-SETTABLE = ("up", "mtu", "mac", "alias", "group", "txqlen", "addr_gen_none", "netns_fd", "name")
+_UNSET: dict[str, object] = {
+    "up": False,
+    "mtu": 0,
+    "mac": "",
+    "alias": "",
+    "group": 0,
+    "txqlen": None,
+    "addr_gen_none": False,
+    "netns_fd": None,
+}
+SETTABLE = (*_UNSET, "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +307,7 @@ class Request:
         value = self.value
         if self.only or not isinstance(value, Link):
             return tuple(name for name in SETTABLE if name in self.only)
-        unset: tuple[object, ...] = ("", 0, None, False)
-        return tuple(name for name in SETTABLE[:-1] if not any(getattr(value, name) is empty for empty in unset))
+        return tuple(name for name, unset in _UNSET.items() if getattr(value, name) != unset)
 
     def __str__(self) -> str:
         from vpccni.netlink.command import command  # narration is rare; the hot path must not pay for it
@@ -312,6 +325,8 @@ def _objection(request: Request) -> str:
             return "the kernel takes addr_gen_none in a set only"
         if not (value.index or value.name or (verb == "delete" and value.group)):
             return "neither index nor name"
+        if "name" in request.only and not value.index:
+            return "a rename needs the index"
         return next((f"field {name} cannot be set" for name in request.only if name not in SETTABLE), "")
     if verb == "set":
         return "only links are set"
