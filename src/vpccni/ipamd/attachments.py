@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One ADD, one DEL: decode was done, make one transition, hand the kernel work to the wiring thread.
+
+Knows the order that keeps promises: an address is durable before it is wired, the kernel is clean before an address is
+released. Must never format results nor decide which address a pod gets (`core.pool` does). `ipamd.api` calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from vpccni.aws.values import IPAddress
+from vpccni.clock import Clock
+from vpccni.core import conventions, podnet
+from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
+from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
+from vpccni.core.pool import Pool
+from vpccni.ipamd import records
+from vpccni.ipamd.worker import Job, Worker
+
+
+class PodWires(Protocol):
+    """The kernel work of pods, run in the wiring thread."""
+
+    def wire(self, wiring: PodWiring, netns_fd: int) -> None:
+        """Connect one interface of a pod, or raise and leave nothing."""
+
+    def unwire(self, addresses: Sequence[PodAddress], link_name: str) -> None:
+        """Remove a pod's rules and routes, and nothing that belongs to another pod."""
+
+    def check(self, wiring: PodWiring, netns_fd: int | None) -> list[str]:
+        """What is missing or different, one sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChoice:
+    """How host links are made: MTU, name prefix, and who picks indexes and MACs."""
+
+    mtu: int
+    veth_prefix: str
+    next_index: Callable[[], int]
+    next_mac: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A pod that is connected: what the CNI result reports."""
+
+    grant: Grant
+    wiring: PodWiring
+
+
+class Attachments:
+    """The transitions of grants. One at a time per key, any number of keys at once."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        worker: Worker,
+        wires: PodWires,
+        links: LinkChoice,
+        clock: Clock,
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called after every change of the pool: it wakes the engine and the checkpoint writer."""
+        self.pool, self._worker, self._wires = pool, worker, wires
+        self._links, self._clock, self._changed = links, clock, changed
+        self._busy: dict[PodKey, tuple[asyncio.Lock, int]] = {}
+
+    async def add(self, key: PodKey, pod: PodIdentity, netns_fd: int) -> Wired:
+        """Grant an address and wire it; a repeated ADD of the key gets the same one. Raises NoAddress or HostError."""
+        async with self._alone(key):
+            known = self.pool.grant(key) is not None
+            now = self._clock.now()
+            grant = self.pool.assign(key, pod, now)
+            self._changed()
+            wiring = self._wiring(grant)
+            job = Job(lambda: self._wires.wire(wiring, netns_fd))
+            if not known:
+                job.before = (records.granted(grant),)
+                job.failed = (records.released(grant, now),)
+            try:
+                await self._worker.submit(job)
+            except Exception:
+                if not known:  # the rollback has removed everything: no packet ever carried the address
+                    self.pool.undo_assign(key)
+                    self._changed()
+                raise
+            return Wired(grant, wiring)
+
+    async def delete(self, key: PodKey) -> Grant | None:
+        """Unwire, then release into the cooldown. None when the key has no grant, which is success."""
+        async with self._alone(key):
+            grant = self.pool.grant(key)
+            if grant is None:
+                return None
+            now = self._clock.now()
+            await self._worker.submit(
+                Job(
+                    lambda: self._unwire(grant),
+                    after=(records.released(grant, now),),
+                    forget=tuple(granted.address for granted in grant.addresses),
+                )
+            )
+            self.pool.release(key, now)
+            self._changed()
+            return grant
+
+    async def sweep(self, pod: PodIdentity, addresses: Sequence[IPAddress]) -> None:
+        """Clean up after a pod that the pool does not know: what its prevResult names and nobody else owns."""
+        free = [address for address in addresses if self.pool.owner(address) is None]
+        if not free:
+            return
+        link = conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
+        places = [PodAddress(address, table=0) for address in free]
+        await self._worker.submit(Job(lambda: self._wires.unwire(places, link), forget=tuple(free)))
+
+    async def check(self, key: PodKey, netns_fd: int | None) -> list[str] | None:
+        """What differs between grant and kernel; None when there is no grant."""
+        grant = self.pool.grant(key)
+        if grant is None:
+            return None
+        wiring = self._wiring(grant)
+        found = await self._worker.submit(Job(lambda: self._wires.check(wiring, netns_fd)))
+        assert isinstance(found, list)
+        return found
+
+    def strays(self, network: str, valid: frozenset[tuple[str, str]]) -> list[PodKey]:
+        """Grants of a network whose (container, interface) is not in `valid`: what GC removes."""
+        return [
+            grant.key
+            for grant in self.pool.grants()
+            if grant.key.network == network and (grant.key.container_id, grant.key.ifname) not in valid
+        ]
+
+    def _wiring(self, grant: Grant) -> PodWiring:
+        links = self._links
+        plan = PodLinkPlan(links.next_index(), links.next_mac(), links.mtu, links.veth_prefix)
+        return podnet.wiring(attachment(grant), plan)
+
+    def _unwire(self, grant: Grant) -> None:
+        link = conventions.host_link_name(self._links.veth_prefix, grant.pod.namespace, grant.pod.name)
+        self._wires.unwire(attachment(grant).addresses, link)
+
+    @asynccontextmanager
+    async def _alone(self, key: PodKey) -> AsyncIterator[None]:
+        lock, users = self._busy.get(key, (asyncio.Lock(), 0))
+        self._busy[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._busy[key]
+            if users == 1:
+                del self._busy[key]
+            else:
+                self._busy[key] = (lock, users - 1)
+
+
+def attachment(grant: Grant) -> PodAttachment:
+    """A grant as the wiring code sees it: the first address of each network card on one interface of the pod."""
+    key, pod = grant.key, grant.pod
+    return PodAttachment(key.network, key.container_id, key.ifname, pod.namespace, pod.name, _places(grant.addresses))
+
+
+def _places(addresses: Sequence[GrantedAddress]) -> tuple[PodAddress, ...]:
+    cards = list(dict.fromkeys(granted.card for granted in addresses))
+    return tuple(
+        replace(PodAddress(at.address, at.table, at.device, at.card), nic=cards.index(at.card)) for at in addresses
+    )
