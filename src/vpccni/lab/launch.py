@@ -16,7 +16,8 @@ from pathlib import Path
 
 from vpccni import paths
 from vpccni.errors import HostError
-from vpccni.lab.state import NETNS_DIR, LabState
+from vpccni.lab.state import LabState
+from vpccni.netlink.namespace import NETNS_DIR
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19

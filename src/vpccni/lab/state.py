@@ -21,9 +21,9 @@ from typing import Any
 
 from vpccni import paths
 from vpccni.errors import StateError, TopologyError
+from vpccni.netlink.namespace import NETNS_DIR
 
 LAB_NAME_VARIABLE = "VPCCNI_LAB_NAME"  # a second lab on the same machine, e.g. a test beside a demo
-NETNS_DIR = Path("/run/netns")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 

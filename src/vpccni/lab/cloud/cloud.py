@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Cloud`: the whole EC2 model as one object.
+
+Knows how its parts are put together and where instance limits come from by default. Must never do I/O of its own;
+`lab.ec2` calls it for HTTP clients, `lab.cloud.direct` for unit tests, the lab's daemon drives its time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from ipaddress import IPv4Network
+
+from vpccni.aws.values import InstanceLimits
+from vpccni.lab.cloud.metadata import InstanceMetadata
+from vpccni.lab.cloud.profile import INSTANT, Profile
+from vpccni.lab.cloud.tags import TagOperations
+from vpccni.lab.cloud.topology import TopologyOperations
+from vpccni.lab.cloud.view import instance_metadata
+from vpccni.lab.cloud.world import PUBLIC_POOL, LimitsOf
+
+
+def known_limits(instance_type: str) -> InstanceLimits | None:
+    """The product's own table of instance types; None for a type that is not in it."""
+    from vpccni.core.limits import find  # here, because a test with its own table needs no data file
+
+    return find(instance_type)
+
+
+class Cloud(TopologyOperations, TagOperations):
+    """VPCs, subnets, groups, instances and interfaces, with EC2's rules, delays and refusals.
+
+    Operations raise `ApiError` and have then changed nothing. Time passes when an operation is called (transitions that
+    are due happen first) and in `advance(now)`, which also returns the events; `next_event_at()` says when to call it.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        rng: random.Random,
+        profile: Profile = INSTANT,
+        *,
+        limits: LimitsOf = known_limits,
+        region: str = "us-west-2",
+        account_id: str = "123456789012",
+        public_pool: IPv4Network = PUBLIC_POOL,
+    ) -> None:
+        super().__init__(
+            now, rng, profile, limits=limits, region=region, account_id=account_id, public_pool=public_pool
+        )
+
+    def instance_metadata(self, instance_id: str) -> InstanceMetadata | None:
+        """What the instance's metadata service shows at this moment; None: no such running instance."""
+        self.settle()
+        return instance_metadata(self, instance_id)
