@@ -70,7 +70,6 @@ def _attributes(value: Link) -> list[str]:
     words += [f"txqueuelen {value.txqlen}"] if value.txqlen is not None else []
     words += [f"numtxqueues {value.queues} numrxqueues {value.queues}"] if value.queues else []
     words += [f"group {value.group}"] if value.group else []
-    words += [f"alias {_quoted(value.alias)}"] if value.alias else []
     return words + ([f"netns /proc/self/fd/{value.netns_fd}"] if value.netns_fd is not None else [])
 
 

@@ -251,8 +251,6 @@ def _link_attributes(link: Link) -> bytes:
         body += _U32(8, IFLA_TXQLEN, link.txqlen)
     if link.group:
         body += _U32(8, IFLA_GROUP, link.group)
-    if link.alias:
-        body += _alias(link)
     if link.netns_fd is not None:
         body += _U32(8, IFLA_NET_NS_FD, link.netns_fd)
     if link.link_index:

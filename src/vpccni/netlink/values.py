@@ -58,8 +58,8 @@ class Link:
     the device (or, in a "set", to which to move it); dumps never return it. `peer` is a veth's other end, whose MTU,
     MAC, queues and namespace are its own: nothing is inherited. `link_index` is IFLA_LINK: the lower device of a vlan,
     or, read from the kernel, the peer of a veth, in the namespace `link_netnsid` (None: the same namespace).
-    `lower_up` (carrier) is observed only. `addr_gen_none` stops IPv6 link-local address generation; the kernel takes it
-    in a "set" only, never in an "add".
+    `lower_up` (carrier) is observed only. `alias` and `addr_gen_none` (no IPv6 link-local address is generated) can be
+    asked for in a "set" only: the kernel ignores the one and refuses the other in an "add".
     """
 
     name: str
@@ -185,8 +185,9 @@ class Route:
 class Rule:
     """A policy routing rule. `family` (4 or 6) is taken from `src` or `dst` when one is given.
 
-    `fwmask` 0 with a mark becomes the full mask, a prefix of length 0 becomes None ("all"). In a deletion a field left at its default is a wildcard (but not the
-    priority), and the kernel deletes the first match only. `unmodelled`: as in `Route`.
+    `fwmask` 0 with a mark becomes the full mask, a prefix of length 0 becomes None ("all"). In a deletion a field left
+    at its default is a wildcard (but not the priority), and the kernel deletes the first match only. `unmodelled`: as
+    in `Route`.
     """
 
     priority: int
@@ -321,8 +322,8 @@ def _objection(request: Request) -> str:
     if isinstance(value, Link):
         if verb == "replace":
             return "links are added and set, not replaced"
-        if verb == "add" and value.addr_gen_none:
-            return "the kernel takes addr_gen_none in a set only"
+        if verb == "add" and (value.alias or value.addr_gen_none):
+            return "alias and addr_gen_none go into a set (in an add the kernel ignores the one, refuses the other)"
         if not (value.index or value.name or (verb == "delete" and value.group)):
             return "neither index nor name"
         if "name" in request.only and not value.index:
