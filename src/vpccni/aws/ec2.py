@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from vpccni.aws.boto import Ec2
 from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork, Subnet
+
+__all__ = ["Addresses", "Ec2", "Interfaces", "Inventory"]
 
 
 class Interfaces(Protocol):
@@ -87,3 +90,8 @@ class Inventory(Protocol):
 
     def instance_limits(self, instance_type: str) -> InstanceLimits:
         """What EC2 says an instance type allows (for a type that the built-in table lacks)."""
+
+
+def _conforms(ec2: Ec2) -> tuple[Interfaces, Addresses, Inventory]:
+    """Never called: the type checker compares `Ec2` with the protocols here."""
+    return ec2, ec2, ec2

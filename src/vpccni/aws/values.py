@@ -92,6 +92,8 @@ class MetadataInterface:
     addresses: tuple[IPAddress, ...]  # first one is the interface's primary
     prefixes: tuple[IPNetwork, ...] = ()
     security_groups: tuple[str, ...] = ()
+    subnet_ipv6_cidr: IPv6Network | None = None
+    vpc_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
