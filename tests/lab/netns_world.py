@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fabric with two instances for tests: real namespaces, and events as the cloud would send them.
+
+Knows how to speak TCP between namespaces and say who was seen. Must never touch the machine's own network. Used by the
+tests of the fabric.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import subprocess
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from vpccni.lab import boot
+from vpccni.lab.cloud.events import (
+    AddressesChanged,
+    LinkAppears,
+    PublicAddressChanged,
+    SubnetCreated,
+    VpcChanged,
+)
+from vpccni.lab.fabric import Fabric
+from vpccni.lab.router import make_namespace
+from vpccni.lab.sockets import listener, namespace_handle, tcp_socket
+from vpccni.lab.state import LabState
+from vpccni.lab.topology import HostSpec
+from vpccni.netlink import namespace
+from vpccni.netlink.namespace import NETNS_DIR
+from vpccni.netlink.socket import RouteSocket
+from vpccni.netlink.values import Address, Link, Neighbour, Route, add, set_link
+
+VPC, SUBNET = "vpc-1", "subnet-1"
+INTERNET, SITE = IPv4Address("198.51.100.10"), IPv4Address("203.0.113.169")
+CIDR = IPv4Network("10.20.0.0/24")
+_serial = itertools.count(1)
+
+
+@dataclass
+class World:
+    """Fabric, nodes `a` (10.20.0.10, public 192.0.2.10) and `b` (10.20.0.20, no public address)."""
+
+    root: Path
+    prefix: str = field(default_factory=lambda: f"vt-{os.getpid()}-{next(_serial)}")
+
+    def __post_init__(self) -> None:
+        self.state = LabState(self.root / "state", self.prefix)
+        self.fabric = Fabric(self.state, [HostSpec("internet", INTERNET), HostSpec("site", SITE, "private")])
+        self.fabric.apply([VpcChanged(VPC, (IPv4Network("10.20.0.0/16"),)), SubnetCreated(SUBNET, VPC, CIDR)])
+        self.macs: dict[str, str] = {}
+        self.start("a", "10.20.0.10")
+        self.start("b", "10.20.0.20")
+        self.fabric.apply([PublicAddressChanged("eni-a0", VPC, IPv4Address("10.20.0.10"), IPv4Address("192.0.2.10"))])
+
+    def start(self, node: str, primary: str) -> None:
+        boot.power_on(self.state.node_namespace(node))
+        self.fabric.place(f"i-{node}", self.netns(node))
+        self.attach(node, 0, [primary])
+        with namespace_handle(self.netns(node)) as handle:
+            boot.configure(handle, IPv4Interface(f"{primary}/24"), IPv4Address("10.20.0.1"))
+        self.sysctl(node, "net.ipv4.conf.eth0.rp_filter", "2")
+        self.settle("fabric", self.fabric.port_of(f"eni-{node}0"))
+
+    def attach(self, node: str, device: int, addresses: list[str]) -> None:
+        eni, mac = f"eni-{node}{device}", f"02:00:00:00:{node * 2}:{device:02d}"
+        self.macs[eni] = mac
+        owned = tuple(IPv4Network(address) for address in addresses)
+        self.fabric.apply([LinkAppears(f"i-{node}", eni, mac, device, 0, SUBNET, VPC, owned)])
+
+    def own(self, eni: str, *addresses: str) -> None:
+        self.fabric.apply([AddressesChanged(eni, VPC, tuple(IPv4Network(address) for address in addresses))])
+
+    def pod(self, node: str, address: str) -> str:
+        """A pod behind a node, wired as simply as possible; returns its name."""
+        name = f"pod-{address}"
+        pod_fd = make_namespace(f"{self.prefix}-{name}")
+        with namespace_handle(self.netns(node)) as node_fd, RouteSocket(node_fd) as outer, RouteSocket(pod_fd) as inner:
+            index = 500 + int(address.rsplit(".", 1)[1])
+            mac, host_mac = f"02:00:00:01:00:{index % 100:02d}", f"02:00:00:02:00:{index % 100:02d}"
+            far = Link("eth0", mac=mac, netns_fd=pod_fd)
+            outer.run(add(Link(f"v{index}", index=index, kind="veth", mac=host_mac, up=True, peer=far)))
+            outer.run(add(Route(IPv4Network(address), index, scope="link")))
+            link = inner.link("eth0")
+            assert link
+            gateway = IPv4Address("169.254.1.1")
+            for request in (
+                set_link(Link("eth0", index=link.index, up=True)),
+                add(Address(IPv4Interface(address), link.index)),
+                add(Route(IPv4Network(gateway), link.index, scope="link")),
+                add(Neighbour(gateway, link.index, mac=host_mac)),
+                add(Route(IPv4Network("0.0.0.0/0"), link.index, gateway=gateway)),
+            ):
+                inner.run(request)
+        os.close(pod_fd)
+        self.settle(node, f"v{index}")
+        return name
+
+    def settle(self, name: str, device: str) -> None:
+        """Wait until the kernel has activated a link whose far end came up: until then it drops what it is given."""
+        deadline = time.monotonic() + 5
+        while "state UP" not in self.run(name, "ip", "-o", "link", "show", device):
+            assert time.monotonic() < deadline, f"{device} stays down"
+            time.sleep(0.005)
+
+    def netns(self, name: str) -> Path:
+        return NETNS_DIR / f"{self.prefix}-{name}"
+
+    def run(self, name: str, *argv: str) -> str:
+        done = subprocess.run(
+            ["nsenter", f"--net={self.netns(name)}", *argv], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def sysctl(self, name: str, key: str, value: str) -> None:
+        self.run(name, "sysctl", "-qw", f"{key}={value}")
+
+    def seen(self, source: str, destination: str, address: str, port: int = 80, timeout_s: float = 0.6) -> str | None:
+        """Connect from one namespace to an address served in another; the client address that the server saw."""
+        with contextlib.ExitStack() as stack:
+            here = stack.enter_context(namespace_handle(self.netns(source)))
+            there = stack.enter_context(namespace_handle(self.netns(destination)))
+            server = stack.enter_context(listener(there, "0.0.0.0", port))
+            client = stack.enter_context(tcp_socket(here))
+            try:
+                client.connect_ex((address, port))
+            except OSError:
+                return None
+            if not select.select([server], [], [], timeout_s)[0]:
+                return None
+            accepted, peer = server.accept()
+            accepted.close()
+            return str(peer[0])
+
+    def close(self) -> None:
+        self.fabric.router.close()
+        for name in self.state.owned_namespaces():
+            namespace.remove(name)
