@@ -76,7 +76,7 @@ def _mac(payload: bytes | None) -> str:
 def decode_link(buffer: bytes, start: int, end: int, _names: Names) -> Link | None:
     """A NEWLINK or DELLINK (also one that we wrote ourselves). None for a bridge port's second announcement."""
     family, _device, index, flags, _change = wire.LINK_BODY.unpack_from(buffer, start)
-    return None if family not in (0, AF_INET6) else _link(index, flags, attributes(buffer, start + 16, end))
+    return None if family else _link(index, flags, attributes(buffer, start + 16, end))
 
 
 def _link(index: int, flags: int, found: dict[int, bytes]) -> Link:
