@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured and how figures are made of it: scenarios, alternating repetitions, medians, ratios, shares.
+
+Knows arithmetic. Must never start a program: peers do and return samples. `bench.__main__` calls it; docs/bench.md
+defines every figure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`pods` ADDs by `callers` at a time while `present` pods are there already."""
+
+    name: str
+    callers: int
+    present: int
+    pods: int
+
+
+SCENARIOS = (
+    Scenario("250 pods, one at a time", callers=1, present=0, pods=250),
+    Scenario("250 pods, 16 at once", callers=16, present=0, pods=250),
+    Scenario("10 present, one at a time", callers=1, present=10, pods=50),
+    Scenario("250 present, one at a time", callers=1, present=250, pods=50),
+    Scenario("10 present, 16 at once", callers=16, present=10, pods=64),
+    Scenario("250 present, 16 at once", callers=16, present=250, pods=64),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One repetition: nanoseconds per pod, and of all pods together. `start_ns` is the part that starts a process."""
+
+    add_ns: list[int]
+    wall_ns: int
+    start_ns: list[int] = field(default_factory=list)
+    del_ns: list[int] = field(default_factory=list)
+
+
+class Peer(Protocol):
+    """Something that can run a scenario."""
+
+    name: str
+
+    def run(self, scenario: Scenario) -> Sample:
+        """Run it once. Raises BenchmarkError when any pod failed."""
+        ...
+
+
+def percentile(values: Sequence[int], share: float) -> float:
+    """The value that `share` of the values do not exceed (nearest rank), in the unit of the values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def run_all(
+    scenarios: Sequence[Scenario], peers: Sequence[Peer], repetitions: int
+) -> dict[str, dict[str, list[Sample]]]:
+    """Scenario -> peer -> samples. Peers take turns, so that a busy minute of the machine hits all of them."""
+    samples: dict[str, dict[str, list[Sample]]] = {
+        scenario.name: {peer.name: [] for peer in peers} for scenario in scenarios
+    }
+    for repetition in range(repetitions):
+        for scenario in scenarios:
+            print(f"repetition {repetition + 1} of {repetitions}: {scenario.name}", file=sys.stderr)
+            for peer in peers:
+                samples[scenario.name][peer.name].append(peer.run(scenario))
+    return samples
+
+
+def summarise(scenario: Scenario, samples: dict[str, list[Sample]]) -> dict[str, object]:
+    """Medians over the repetitions in milliseconds, throughput in pods a second, ratios to the floor, shares."""
+    row: dict[str, object] = {"scenario": scenario.name, "callers": scenario.callers, "present": scenario.present}
+    figures = {peer: _figures(scenario, runs) for peer, runs in samples.items()}
+    row.update(figures)
+    floor, relay, node = (figures.get(name) for name in ("floor", "relay", "node"))
+    if floor and relay and node:
+        row["p50_to_floor"] = node["p50_ms"] / floor["p50_ms"]
+        row["throughput_to_floor"] = floor["pods_per_s"] / node["pods_per_s"]
+        if scenario.callers == 1:
+            kernel = floor["p50_ms"] - floor["start_p50_ms"]
+            parts = {"relay": relay["p50_ms"], "kernel": kernel}
+            parts["daemon"] = node["p50_ms"] - sum(parts.values())
+            row["shares"] = {name: {"ms": ms, "of_p50": ms / node["p50_ms"]} for name, ms in parts.items()}
+    return row
+
+
+def _figures(scenario: Scenario, runs: Sequence[Sample]) -> dict[str, float]:
+    def over_runs(share: float, of: str = "add_ns") -> float:
+        return median(percentile(getattr(run, of), share) for run in runs) / 1e6
+
+    figures = {
+        "p50_ms": over_runs(0.50),
+        "p99_ms": over_runs(0.99),
+        "pods_per_s": median(scenario.pods * 1e9 / run.wall_ns for run in runs),
+    }
+    if runs[0].start_ns:
+        figures["start_p50_ms"] = over_runs(0.50, "start_ns")
+    if runs[0].del_ns:
+        figures["del_p50_ms"] = over_runs(0.50, "del_ns")
+        figures["del_p99_ms"] = over_runs(0.99, "del_ns")
+    return figures
