@@ -66,7 +66,8 @@ class FreeEni:
 class Wait:
     """Nothing can be done about it now. `until` in Unix seconds; None when time alone does not help.
 
-    Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `subnet-hold`, `throttled`, `paused`, `shrink-interval`, `eni-young`, `attach-blocked`.
+    Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `subnet-hold`, `attach-blocked`, `throttled`, `paused`,
+    `shrink-interval`, `eni-young`.
     """
 
     code: str
