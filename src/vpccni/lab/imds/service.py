@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 from collections.abc import Callable
 
 from aiohttp import web
 
-from vpccni.clock import Clock, SystemClock
 from vpccni.lab.cloud.metadata import InstanceMetadata
 from vpccni.lab.imds import tree
 from vpccni.lab.imds.tokens import Tokens
@@ -47,24 +47,24 @@ _REASONS = {
 class ImdsService:
     """Answers for one instance. `view()` is its metadata now, None while the instance does not run.
 
-    `hop_limit` overrides that of the metadata when given.
+    `now()` is Unix time in seconds. `hop_limit` overrides that of the metadata when given.
     """
 
     def __init__(
         self,
         view: Callable[[], InstanceMetadata | None],
+        now: Callable[[], float] = time.time,
         *,
-        clock: Clock | None = None,
         hop_limit: int | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._view = view
-        self._clock = clock or SystemClock()
+        self._now = now
         self._hop_limit = hop_limit
         self._tokens = Tokens(rng or random.Random())
         self.requests = 0
 
-    def application(self) -> web.Application:
+    def app(self) -> web.Application:
         """The aiohttp application; it has no state of its own."""
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._handle)
@@ -88,7 +88,7 @@ class ImdsService:
             return _failure(405, {"Allow": "GET, HEAD"})
         if not self._admitted(request, metadata):
             return _failure(401)
-        text = tree.find(metadata, request.path, self._clock.now())
+        text = tree.find(metadata, request.path, self._now())
         return _failure(404) if text is None else _answer(text, {})
 
     def _token(self, request: web.Request) -> web.StreamResponse:
@@ -100,7 +100,7 @@ class ImdsService:
         if not (ttl.isascii() and ttl.isdecimal()):
             return _failure(400)
         try:
-            token = self._tokens.issue(self._clock.now(), int(ttl))
+            token = self._tokens.issue(self._now(), int(ttl))
         except ValueError:
             return _failure(400)
         return _answer(token, {TTL_HEADER: ttl})
@@ -110,7 +110,7 @@ class ImdsService:
         token = request.headers.get(TOKEN_HEADER)
         if token is None:
             return not metadata.http_tokens_required
-        return self._tokens.valid(self._clock.now(), token)
+        return self._tokens.valid(self._now(), token)
 
 
 def _set_hops(request: web.Request, hops: int) -> None:
