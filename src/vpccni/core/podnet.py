@@ -112,9 +112,16 @@ class PodWiring:
         """What DEL removes from the host: rules and routes. The link dies with the pod's namespace."""
         return unwire(self.addresses, self.link.index, self.link.name)
 
-    def at(self, host_index: int, pod_index: int) -> PodWiring:
-        """The same wiring over a link with other indexes."""
-        return wiring(self.attachment, replace(self.plan, host_index=host_index, pod_index=pod_index))
+    @property
+    def inside(self) -> Link:
+        """The end in the pod."""
+        assert self.link.peer is not None
+        return self.link.peer
+
+    def over(self, outer: Link, inner: Link) -> PodWiring:
+        """The same wiring over a veth that is there: with its indexes and MAC."""
+        plan = replace(self.plan, host_index=outer.index, host_mac=outer.mac, pod_index=inner.index)
+        return wiring(self.attachment, plan)
 
 
 def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
