@@ -53,6 +53,8 @@ class World:
         self.fabric = Fabric(self.state, [HostSpec("internet", INTERNET), HostSpec("site", SITE, "private")])
         self.fabric.apply([VpcChanged(VPC, (IPv4Network("10.20.0.0/16"),)), SubnetCreated(SUBNET, VPC, CIDR)])
         self.macs: dict[str, str] = {}
+        self.settle("fabric", "igw")
+        self.settle("fabric", "site")
         self.start("a", "10.20.0.10")
         self.start("b", "10.20.0.20")
         self.fabric.apply([PublicAddressChanged("eni-a0", VPC, IPv4Address("10.20.0.10"), IPv4Address("192.0.2.10"))])

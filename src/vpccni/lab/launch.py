@@ -133,6 +133,11 @@ def program_environ(extra: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": "/root", **extra}
 
 
+def unmount(path: Path) -> bool:
+    """Detach what is mounted at a path in the caller's own mount namespace; False when nothing is."""
+    return bool(_libc.umount2(str(path).encode(), MNT_DETACH) == 0)
+
+
 def _check(result: int, call: str, path: Path) -> None:
     if result != 0:
         number = ctypes.get_errno()
@@ -149,7 +154,7 @@ def _hide(directory: Path) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in reversed(points):
         if point == str(directory) or point.startswith(f"{directory}/"):
-            _libc.umount2(point.encode(), MNT_DETACH)
+            unmount(Path(point))
 
 
 def _not_started(place: Place | None, argv: Sequence[str], error: Exception, log: Path | None = None) -> HostError:

@@ -43,6 +43,7 @@ table inet vpc {{
     meta nfproto != ipv4 accept
     iifname "p*" jump ports
     iifname "{igw}" ip daddr != @public_addresses counter name "not_public" drop
+    iifname "{igw}" accept
     iifname "p*" ip daddr != @internet_hosts notrack
     iifname "{site}" notrack
     fib daddr type != local fib daddr oif missing counter name "unknown_destination" drop

@@ -42,19 +42,17 @@ def tcp_socket(netns_fd: int) -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
-def listener(netns_fd: int, address: str, port: int, *, device: str = "", ttl: int | None = None) -> socket.socket:
+def listener(netns_fd: int, address: str, port: int, *, device: str = "") -> socket.socket:
     """A non-blocking TCP listener of that namespace.
 
     `device` restricts it to one interface, so that several listeners share an address and the interface tells the
-    caller apart. `ttl` is the time to live of everything that it answers, handshake included.
+    caller apart.
     """
     sock = tcp_socket(netns_fd)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if device:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
-        if ttl is not None:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         sock.bind((address, port))
         sock.listen(BACKLOG)
     except OSError as error:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running box: the cloud model, the fabric and the metadata services, kept in step as time passes.
+
+Knows how a topology becomes VPC, subnets and instances, and that every event of the cloud goes to the fabric first.
+Must never speak HTTP to anybody (`daemon` and `control` do). Owned by the lab daemon, on its one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from vpccni.errors import TopologyError, VpcCniError
+from vpccni.lab import boot
+from vpccni.lab.cloud import profile as profiles
+from vpccni.lab.cloud.cloud import Cloud
+from vpccni.lab.cloud.events import Event, LinkAppears, LinkVanishes
+from vpccni.lab.cloud.resources import Eni, MetadataOptions
+from vpccni.lab.cloud.topology import NewInstance
+from vpccni.lab.fabric import Fabric, device_name, port_name
+from vpccni.lab.metadata import MetadataEndpoints
+from vpccni.lab.sockets import namespace_handle
+from vpccni.lab.state import LabState
+from vpccni.lab.topology import HostSpec, NodeSpec, Topology
+from vpccni.netlink.namespace import NETNS_DIR
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxNode:
+    """A node as an EC2 instance."""
+
+    spec: NodeSpec
+    instance_id: str
+    primary: IPv4Address
+    public: IPv4Address | None
+    zone: str
+
+
+class Box:
+    """Cloud, fabric and metadata of one lab."""
+
+    def __init__(self, state: LabState, topology: Topology) -> None:
+        """Make the fabric and everything of the topology; raises TopologyError when EC2 would refuse it."""
+        self.state, self.topology = state, topology
+        self.problems: list[str] = []
+        self.nodes: dict[str, BoxNode] = {}
+        self.cloud = Cloud(
+            time.time,
+            random.Random(topology.seed),
+            profiles.load(topology.profile),
+            region=topology.region,
+            public_pool=topology.public_cidr,
+        )
+        self.fabric = Fabric(state, topology.host)
+        self.metadata = MetadataEndpoints(self.fabric.router.fd, self.cloud.instance_metadata)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- construction -----------------------------------------------------------------------------------------------
+    async def build(self) -> None:
+        """Create the VPC and start the instances, their primary interfaces cabled and configured."""
+        vpc = self.cloud.create_vpc(self.topology.vpc.cidrs, {"Name": "vpccni-lab"})
+        group = self.cloud.create_security_group(vpc.vpc_id, "nodes", "nodes of the lab")
+        subnets = {}
+        for spec in self.topology.subnet:
+            zone = self.topology.zone(spec)
+            tags = {"Name": spec.name, **spec.tags}
+            subnets[spec.name] = self.cloud.create_subnet(vpc.vpc_id, spec.cidr, zone, tags).subnet_id
+        for node in self.topology.node:
+            self._launch(node, subnets[node.subnet], group.group_id)
+        events = self.cloud.advance(time.time())
+        self.fabric.apply(events)
+        for name, node_ in self.nodes.items():
+            subnet = self.topology.subnet_of(node_.spec)
+            with namespace_handle(NETNS_DIR / self.state.node_namespace(name)) as handle:
+                interface = IPv4Interface(f"{node_.primary}/{subnet.cidr.prefixlen}")
+                boot.configure(handle, interface, subnet.gateway)
+        for event in events:
+            if isinstance(event, LinkAppears):
+                await self.metadata.open(event.instance_id, port_name(event.eni_id))
+        self.pump()
+
+    def _launch(self, node: NodeSpec, subnet_id: str, group_id: str) -> None:
+        options = MetadataOptions(http_put_response_hop_limit=self.topology.http_put_response_hop_limit)
+        tags = {"Name": node.name}
+        request = NewInstance(
+            node.type, subnet_id, node.private_ip, node.public, (group_id,), options=options, tags=tags
+        )
+        try:
+            instance = self.cloud.run_instance(request)
+        except VpcCniError:
+            raise
+        except Exception as error:
+            raise TopologyError(
+                f"start node {node.name}", str(error), hint="change the node's type or address"
+            ) from error
+        name = self.state.node_namespace(node.name)
+        boot.power_on(name)
+        self.fabric.place(instance.instance_id, NETNS_DIR / name)
+        eni = self.cloud.enis[instance.primary_eni_id]
+        self.nodes[node.name] = BoxNode(node, instance.instance_id, eni.primary, eni.public, instance.zone)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+    def pump(self) -> None:
+        """Let the cloud catch up with the clock, make its events real, and be called again when the next is due."""
+        self._apply(self.cloud.advance(time.time()))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.cloud.next_event_at()
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(due - time.time(), 0.0), self.pump)
+
+    def _apply(self, events: Iterable[Event]) -> None:
+        for event in events:
+            try:
+                self.fabric.apply([event])
+            except (VpcCniError, OSError, KeyError) as error:
+                # One device that cannot be made must not take the other nodes' network down; it is shown instead.
+                log.exception("the fabric could not follow %s", event)
+                self.problems.append(f"{type(event).__name__}: {error}")
+                continue
+            if isinstance(event, LinkAppears):
+                self._start(self.metadata.open(event.instance_id, port_name(event.eni_id)))
+            elif isinstance(event, LinkVanishes):
+                self._start(self.metadata.close(port_name(event.eni_id)))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("metadata endpoint: %s", task.exception())
+            self.problems.append(f"metadata endpoint: {task.exception()}")
+
+    # -- what there is ----------------------------------------------------------------------------------------------
+    def inventory(self) -> dict[str, Any]:
+        """Nodes with their interfaces, subnets, hosts outside and drop counters, as plain values for JSON."""
+        self.cloud.settle()
+        return {
+            "region": self.topology.region,
+            "profile": self.topology.profile,
+            "vpc_cidrs": [str(cidr) for cidr in self.topology.vpc.cidrs],
+            "nodes": [self._node(node) for node in self.nodes.values()],
+            "subnets": [
+                {"subnet_id": subnet.subnet_id, "cidr": str(subnet.v4.network), "zone": subnet.zone}
+                for subnet in self.cloud.subnets.values()
+            ],
+            "hosts": [self._host(host) for host in self.topology.host],
+            "dropped": self.fabric.dropped(),
+            "problems": list(self.problems),
+        }  # fmt: skip
+
+    def host_namespace(self, via: str) -> str:
+        """Name of the namespace in which hosts of that kind live."""
+        return self.state.internet_namespace if via == "internet" else self.state.site_namespace
+
+    def _host(self, host: HostSpec) -> dict[str, str]:
+        namespace = self.host_namespace(host.via)
+        return {"name": host.name, "address": str(host.address), "via": host.via, "namespace": namespace}
+
+    def _node(self, node: BoxNode) -> dict[str, Any]:
+        enis = self.cloud.enis_of(node.instance_id)
+        return {
+            "name": node.spec.name,
+            "instance_id": node.instance_id,
+            "instance_type": node.spec.type,
+            "zone": node.zone,
+            "private_address": str(node.primary),
+            "public_address": str(node.public) if node.public else None,
+            "enis": [self._eni(eni) for eni in enis],
+        }
+
+    def _eni(self, eni: Eni) -> dict[str, Any]:
+        attachment = eni.attachment
+        assert attachment is not None  # it was found by its instance
+        return {
+            "eni_id": eni.eni_id,
+            "mac": eni.mac,
+            "device": device_name(attachment.card, attachment.device),
+            "port": self.fabric.port_of(eni.eni_id) or None,
+            "status": attachment.status,
+            "subnet_id": eni.subnet_id,
+            "primary_address": str(eni.primary),
+            "addresses": [str(address) for address in eni.addresses],
+            "prefixes": [str(prefix) for prefix in eni.prefixes],
+        }
