@@ -7,6 +7,8 @@ A namespace descriptor is written as `/proc/self/fd/N`, a path that `ip` accepts
 
 from __future__ import annotations
 
+from shlex import quote
+
 from vpccni.netlink.values import Address, Link, Neighbour, Request, Route, Rule
 
 _VERBS = {"add": "add", "replace": "replace", "delete": "del", "set": "set"}
@@ -78,7 +80,7 @@ def _changes(request: Request, value: Link) -> list[str]:
         "up": "up" if value.up else "down",
         "mtu": f"mtu {value.mtu}",
         "mac": f"address {value.mac}",
-        "alias": f"alias {_quoted(value.alias)}",
+        "alias": f"alias {quote(value.alias)}",
         "group": f"group {value.group}",
         "txqlen": f"txqueuelen {value.txqlen}",
         "addr_gen_none": f"addrgenmode {'none' if value.addr_gen_none else 'eui64'}",
@@ -86,7 +88,3 @@ def _changes(request: Request, value: Link) -> list[str]:
         "name": f"name {value.name}",
     }
     return [texts[name] for name in request.fields]
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if not text or set(text) & set(" '\"\\$`;&|<>()*?[]#~") else text

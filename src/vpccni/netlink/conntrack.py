@@ -113,7 +113,7 @@ def _holds_end(buffer: bytes) -> bool:
         length, kind = _LENGTH_AND_TYPE.unpack_from(buffer, offset)
         if kind in (NLMSG_DONE, NLMSG_ERROR):
             return True
-        offset += (length + 3) & ~3
+        offset += max(16, (length + 3) & ~3)
     return False
 
 

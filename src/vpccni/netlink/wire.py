@@ -84,8 +84,10 @@ def text_attribute(kind: int, text: str) -> bytes:
 def messages(buffer: bytes) -> Iterator[Message]:
     """The messages of one received datagram. A truncated tail ends the iteration with ValueError."""
     offset, total = 0, len(buffer)
-    while offset + 16 <= total:
-        length, kind, flags, seq, _port = HEADER.unpack_from(buffer, offset)
+    while offset < total:
+        length, kind, flags, seq, _port = (
+            HEADER.unpack_from(buffer, offset) if total - offset >= 16 else (0, 0, 0, 0, 0)
+        )
         if length < 16 or offset + length > total:
             raise ValueError(f"netlink message of {length} bytes at {offset} in a datagram of {total}")
         yield Message(kind, flags, seq, offset + 16, offset + length)
