@@ -8,6 +8,7 @@ that is `aws.imds`, its only caller. Safe to use from several threads: requests 
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
 TOKEN_TTL_S = 300
 _NO_TOKENS = frozenset({403, 404, 405})  # answers to the token request that mean: version 1 only
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
+_TOKEN = re.compile(r"[!-~]{1,1024}")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _MAX_BODY = 1 << 20
 
@@ -78,7 +80,8 @@ class MetadataSession:
 
     def _read(self, path: str) -> str | None:
         deadline = self._now() + self._timing.total_s
-        pause_s, renewed, last = _FIRST_PAUSE_S, False, ""
+        pause_s, renewed, last = _TOKEN = re.compile(r"[!-~]{1,1024}")
+_FIRST_PAUSE_S, False, ""
         for attempt in range(self._timing.attempts):
             if attempt and (last or not renewed):
                 if self._now() + pause_s > deadline:
@@ -126,10 +129,11 @@ class MetadataSession:
             return
         if answer.status in _TRANSIENT:
             raise ConnectionError(f"HTTP {answer.status} for a token")
-        if answer.status != 200 or not answer.text:
+        token = answer.text.strip()
+        if answer.status != 200 or not _TOKEN.fullmatch(token):  # whatever else answered, no header may carry it
             raise self._denied(TOKEN_PATH, answer.status)
         ttl_s = int(answer.token_ttl_s) if answer.token_ttl_s.isdecimal() else TOKEN_TTL_S
-        self._token, self._token_until = answer.text, asked_at + 0.9 * ttl_s
+        self._token, self._token_until = token, asked_at + 0.9 * ttl_s
 
     def _request(self, method: str, path: str, headers: dict[str, str]) -> _Answer:
         if self._connection is None:
