@@ -8,6 +8,7 @@ relay either reaches it or leaves its file before the drain.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,8 @@ _CORRUPT_SUFFIX = ".corrupt"
 
 @dataclass(frozen=True, slots=True)
 class QueuedDel:
-    """One entry. `queued_at` (Unix seconds) matters: a runtime that reuses container ids (podman does, on a restart) may
-    have added the same key again since, and an attachment newer than the entry must not be deleted."""
+    """One entry. `queued_at` is in Unix seconds, and matters: a runtime that reuses container ids (podman does, on a
+    restart) may have added the same key again since, and an attachment newer than the entry must not be deleted."""
 
     path: Path
     queued_at: float
@@ -69,12 +70,17 @@ def drop(entry: QueuedDel) -> None:
 
 def _read(path: Path) -> QueuedDel:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as stream:
-        queued_at = os.fstat(fd).st_mtime
-        request = decode_request(stream.read(MAX_MESSAGE_BYTES + 1))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NetconfError("use a queued request", "it is not a regular file")
+        with os.fdopen(fd, "rb", closefd=False) as stream:
+            request = decode_request(stream.read(MAX_MESSAGE_BYTES + 1))
+    finally:
+        os.close(fd)
     if request.command != "DEL":
         raise NetconfError("use a queued request", f"its command is {request.command!r}, not DEL")
-    return QueuedDel(path, queued_at, request)
+    return QueuedDel(path, status.st_mtime, request)
 
 
 def _put_aside(path: Path, error: Exception) -> StateError:
