@@ -80,8 +80,7 @@ class MetadataSession:
 
     def _read(self, path: str) -> str | None:
         deadline = self._now() + self._timing.total_s
-        pause_s, renewed, last = _TOKEN = re.compile(r"[!-~]{1,1024}")
-_FIRST_PAUSE_S, False, ""
+        pause_s, renewed, last = _FIRST_PAUSE_S, False, ""
         for attempt in range(self._timing.attempts):
             if attempt and (last or not renewed):
                 if self._now() + pause_s > deadline:
