@@ -32,7 +32,8 @@ def identity(value: Value) -> Hashable:
     if isinstance(value, Route):
         return "route", value.dst, value.table, value.metric
     if isinstance(value, Rule):
-        # The protocol is no part of it: the same rule with another protocol is refused as a duplicate.
+        # Without the protocol, which makes no difference to packets. Kernels differ: some refuse the same rule with
+        # another protocol as a duplicate, Linux 6.18 keeps both.
         return "rule", changed(value, protocol=0)
     return "neighbour", value.index, value.dst, value.proxy
 
@@ -41,7 +42,7 @@ def diff(have: Iterable[Value], want: Iterable[Value]) -> list[Request]:
     """Requests in a safe order; empty when everything wanted is there and nothing else is.
 
     Links are only changed, in the fields that `want` names, never created or deleted. An untagged rule that is
-    otherwise right stays as it is: its protocol could be changed only by removing it first.
+    otherwise right stays as it is: its protocol cannot be changed on every kernel without removing it first.
     """
     observed: dict[Hashable, list[Value]] = {}
     for value in have:
@@ -63,7 +64,8 @@ def diff(have: Iterable[Value], want: Iterable[Value]) -> list[Request]:
         if neighbour not in observed.get(identity(neighbour), ()):
             requests.append(replace(neighbour))
     requests += [add(rule) for rule in _of(wanted.values(), Rule) if identity(rule) not in observed]
-    requests += [delete(rule) for rule in _of(surplus, Rule)]
+    # Without a protocol a deletion matches any: what names one goes first, or its twin would go in its place.
+    requests += [delete(rule) for rule in sorted(_of(surplus, Rule), key=lambda rule: not rule.protocol)]
     requests += [delete(route) for route in sorted(_of(surplus, Route), key=_nearest_first, reverse=True)]
     return requests + [delete(neighbour) for neighbour in _of(surplus, Neighbour)]
 

@@ -103,10 +103,14 @@ class PodWirer:
         self._connect(wiring.over(outer, inner), pod, netns_fd, journal)
 
     def _connect(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal) -> None:
-        """The steps after a new link. What is inside the pod needs no inverse: it goes with the link."""
+        """The steps after a new link. In the pod only rules need an inverse: all else goes with the link."""
         _write_all(wiring.sysctls, self._host_fd)
         _write_all(wiring.pod_sysctls, netns_fd)
-        for refusal in filter(None, pod.batch(wiring.pod_requests)):
+        results = pod.batch(wiring.pod_requests)
+        for request, refusal in zip(wiring.pod_requests, results, strict=True):
+            if refusal is None and isinstance(request.value, Rule):
+                journal.did(pod, request)
+        for refusal in filter(None, results):
             raise refusal
         results = self._host.batch(wiring.host_requests)
         journal.did_all(self._host, wiring.host_requests, results, (wiring.link,))
@@ -148,10 +152,10 @@ class PodWirer:
                     code="route-taken",
                     hint=f"find out who made it, then: ip route del {route}",
                 )
-        if links:
-            want.append(Link(wiring.link.name, index=wiring.link.index, mtu=wiring.link.mtu, up=True))
-        else:
-            want = [value for value in want if not isinstance(value, Link)]  # new, and named in the batch before
+        want = [value for value in want if not isinstance(value, Link)]
+        if links:  # otherwise it is new, and was named in the batch before
+            link = wiring.link
+            want.append(Link(link.name, index=link.index, mtu=link.mtu, up=True, alias=wiring.alias))
         networks = {c.host_network(each.address) for each in wiring.addresses}
         # An earlier holder's 1536 rule to another table would win over ours.
         stale = [rule for rule in seen if isinstance(rule, Rule) and is_pod_rule(rule) and rule.src in networks]
