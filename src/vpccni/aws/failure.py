@@ -110,6 +110,8 @@ def _meaning(operation: str, aws_code: str, reason: str, status: int) -> _Meanin
         return _Meaning("ec2-not-found", False, "check the id; it may belong to another region or account")
     if aws_code == "InvalidParameterValue" and "currently in use" in reason:
         return _Meaning("eni-in-use", True, "detaching takes seconds, deleting passes afterwards")
+    if aws_code == "InvalidParameterValue" and "sufficient free" in reason:
+        return _KNOWN["InsufficientFreeAddressesInSubnet"]  # what a request for prefixes gets in a full subnet
     if aws_code == "InvalidParameterValue" and "device index" in reason:
         return _Meaning("device-taken", True, "read the occupied device indexes again and take a free one")
     if status >= 500:
