@@ -76,7 +76,7 @@ async def _start_host_servers(box: Box, workloads: servers.Servers) -> None:
 
 async def _serve_ec2(box: Box, stack: contextlib.AsyncExitStack) -> str:
     """The EC2 API for the machine on its loopback and for the nodes inside the fabric; returns the former's URL."""
-    from vpccni.lab.ec2 import make_app
+    from vpccni.lab.ec2.app import make_app
 
     runner = web.AppRunner(make_app(box.cloud, box.pump), access_log=None)
     await runner.setup()

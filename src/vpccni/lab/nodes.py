@@ -81,12 +81,16 @@ def settings_of(state: LabState, node: str) -> dict[str, str]:
     return dict(read_json(state.node_dir(node) / "env.json"))
 
 
+def check_overrides(state: LabState, node: str, overrides: Mapping[str, str]) -> None:
+    """Raise SettingsError when the node's daemon would refuse these changes of its settings."""
+    parse_settings({**settings_of(state, node), **overrides})
+
+
 def start(state: LabState, node: str, overrides: Mapping[str, str] | None = None) -> ProcessRecord:
     """Start the node's daemon as it is installed: its network, its four directories, a clean environment."""
     if overrides:
-        changed = {**settings_of(state, node), **overrides}
-        parse_settings(changed)
-        write_json(state.node_dir(node) / "env.json", changed)
+        check_overrides(state, node, overrides)
+        write_json(state.node_dir(node) / "env.json", {**settings_of(state, node), **overrides})
     region = load_topology(state).region
     environ = launch.program_environ(
         {
