@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -24,7 +24,6 @@ class Space:
 
     name: str
     fd: int
-    lines: list[str] = field(default_factory=list)
 
     def run(self, *argv: str) -> str:
         """The output of a program inside."""
@@ -33,7 +32,8 @@ class Space:
         return done.stdout
 
     def ip(self, *argv: str) -> list[str]:
-        """The output of ip(8) inside, line by line, blanks squeezed."""
+        """The output of ip(8) inside, line by line, blanks squeezed. Arguments with blanks are split."""
+        argv = tuple(word for part in argv for word in part.split()) if len(argv) == 1 else argv
         done = subprocess.run(["ip", "-n", self.name, *argv], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"ip {argv}: {done.stderr}"
         return [" ".join(line.split()) for line in done.stdout.splitlines()]

@@ -152,7 +152,10 @@ def test_a_missing_sysctl_is_no_failure(spaces):
 
 def test_a_failure_of_the_second_interface_takes_the_first_one_back(spaces):
     node, pod = spaces(), spaces("pod")
-    addresses = (PodAddress(IPv4Address("192.168.0.201"), 2, 1), PodAddress(IPv4Address("192.168.0.231"), 10101, 1, 1, 1))
+    addresses = (
+        PodAddress(IPv4Address("192.168.0.201"), 2, 1),
+        PodAddress(IPv4Address("192.168.0.231"), 10101, 1, 1, 1),
+    )
     attachment = PodAttachment("aws-cni", "c1", "eth0", "default", "web-1", addresses)
     both = [
         wiring(attachment, PodLinkPlan(1005, "0a:58:00:00:00:03")),
