@@ -8,7 +8,7 @@ Knows how its parts are put together and where instance limits come from by defa
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network
 
 from vpccni.aws.values import InstanceLimits
@@ -27,6 +27,13 @@ def known_limits(instance_type: str) -> InstanceLimits | None:
     return find(instance_type)
 
 
+def known_types() -> Iterable[InstanceLimits]:
+    """All of the product's own table."""
+    from vpccni.core.limits import matching
+
+    return matching()
+
+
 class Cloud(TopologyOperations, TagOperations):
     """VPCs, subnets, groups, instances and interfaces, with EC2's rules, delays and refusals.
 
@@ -41,6 +48,7 @@ class Cloud(TopologyOperations, TagOperations):
         profile: Profile = INSTANT,
         *,
         limits: LimitsOf = known_limits,
+        types: Callable[[], Iterable[InstanceLimits]] = known_types,
         region: str = "us-west-2",
         account_id: str = "123456789012",
         public_pool: IPv4Network = PUBLIC_POOL,
@@ -48,6 +56,8 @@ class Cloud(TopologyOperations, TagOperations):
         super().__init__(
             now, rng, profile, limits=limits, region=region, account_id=account_id, public_pool=public_pool
         )
+
+        self.all_limits = types
 
     def instance_metadata(self, instance_id: str) -> InstanceMetadata | None:
         """What the instance's metadata service shows at this moment; None: no such running instance."""

@@ -7,38 +7,18 @@ know more of EC2 than the protocols promise. One contract suite runs against thi
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import ParamSpec, TypeVar
 
+from vpccni.aws import failure, values
 from vpccni.aws import tags as ownership
-from vpccni.aws import values
 from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork
-from vpccni.errors import CloudError
 from vpccni.lab.cloud import resources
-from vpccni.lab.cloud.addresses import Granted, Wanted
+from vpccni.lab.cloud.addresses import NOTHING, Granted, Wanted
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.interfaces import InterfaceChange, NewInterface
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _answering(call: Callable[P, R]) -> Callable[P, R]:
-    """EC2's refusals as the product's error, named after the method."""
-
-    @functools.wraps(call)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return call(*args, **kwargs)
-        except ApiError as error:
-            why = f"EC2 answered {error.code}: {error.message}"
-            retryable = error.status >= 500
-            raise CloudError(call.__name__, why, aws_code=error.code, retryable=retryable) from error
-
-    return answer
 
 
 def interface(eni: resources.Eni) -> Interface:
@@ -86,9 +66,18 @@ class DirectEc2:
     def __init__(self, cloud: Cloud, before: Callable[[str], None] = lambda action: None) -> None:
         self.cloud, self._before = cloud, before
 
+    @contextmanager
+    def _calling(self, action: str) -> Iterator[None]:
+        """One API call: due transitions happen first, refusals become the same errors as over HTTP."""
+        try:
+            self._before(action)
+            self.cloud.settle()
+            yield
+        except ApiError as error:
+            raise failure.classify(action, error.code, error.message, status=error.status) from None
+
     # -- Interfaces
 
-    @_answering
     def create(
         self,
         subnet_id: str,
@@ -102,115 +91,101 @@ class DirectEc2:
         client_token: str = "",
     ) -> Interface:
         """CreateNetworkInterface."""
-        self._before("CreateNetworkInterface")
         wanted = _wanted(address_count, prefix_count)
         request = NewInterface(
             subnet_id,
             tuple(security_groups),
             description,
-            ipv4=wanted if ip_version == 4 else Wanted(),
-            ipv6=wanted if ip_version == 6 else Wanted(),
+            ipv4=wanted if ip_version == 4 else NOTHING,
+            ipv6=wanted if ip_version == 6 else NOTHING,
             tags=dict(tags),
         )
-        return interface(self.cloud.create_network_interface(request, client_token))
+        with self._calling("CreateNetworkInterface"):
+            return interface(self.cloud.create_network_interface(request, client_token))
 
-    @_answering
     def attach(self, eni_id: str, instance_id: str, device: int, card: int = 0) -> str:
         """AttachNetworkInterface."""
-        self._before("AttachNetworkInterface")
-        return self.cloud.attach_network_interface(eni_id, instance_id, device, card).attachment_id
+        with self._calling("AttachNetworkInterface"):
+            return self.cloud.attach_network_interface(eni_id, instance_id, device, card).attachment_id
 
-    @_answering
     def delete_on_termination(self, eni_id: str, attachment_id: str) -> None:
         """ModifyNetworkInterfaceAttribute, the attachment."""
-        self._before("ModifyNetworkInterfaceAttribute")
         change = InterfaceChange(attachment_id=attachment_id, delete_on_termination=True)
-        self.cloud.modify_network_interface(eni_id, change)
+        with self._calling("ModifyNetworkInterfaceAttribute"):
+            self.cloud.modify_network_interface(eni_id, change)
 
-    @_answering
     def detach(self, attachment_id: str) -> None:
         """DetachNetworkInterface; an attachment that is gone is success."""
-        self._before("DetachNetworkInterface")
-        try:
+        with failure.missing_is_fine(), self._calling("DetachNetworkInterface"):
             self.cloud.detach_network_interface(attachment_id)
-        except ApiError as error:
-            if error.code != "InvalidAttachmentID.NotFound":
-                raise
 
-    @_answering
     def delete(self, eni_id: str) -> None:
         """DeleteNetworkInterface; an interface that is gone is success."""
-        self._before("DeleteNetworkInterface")
-        try:
+        with failure.missing_is_fine(), self._calling("DeleteNetworkInterface"):
             self.cloud.delete_network_interface(eni_id)
-        except ApiError as error:
-            if error.code != "InvalidNetworkInterfaceID.NotFound":
-                raise
 
-    @_answering
     def tag(self, eni_id: str, tags: Mapping[str, str]) -> None:
-        """CreateTags."""
-        self._before("CreateTags")
-        self.cloud.create_tags([eni_id], tags)
+        """CreateTags; no call without tags."""
+        if tags:
+            with self._calling("CreateTags"):
+                self.cloud.create_tags([eni_id], tags)
 
-    @_answering
     def set_security_groups(self, eni_id: str, security_groups: Sequence[str]) -> None:
         """ModifyNetworkInterfaceAttribute, the groups."""
-        self._before("ModifyNetworkInterfaceAttribute")
-        self.cloud.modify_network_interface(eni_id, InterfaceChange(group_ids=tuple(security_groups)))
+        with self._calling("ModifyNetworkInterfaceAttribute"):
+            self.cloud.modify_network_interface(eni_id, InterfaceChange(group_ids=tuple(security_groups)))
 
     # -- Addresses
 
-    @_answering
     def assign(
         self, eni_id: str, *, address_count: int = 0, prefix_count: int = 0, ip_version: int = 4
     ) -> tuple[IPNetwork, ...]:
         """AssignPrivateIpAddresses or AssignIpv6Addresses: the new blocks only."""
-        wanted = _wanted(address_count, prefix_count)
+        if not address_count and not prefix_count:
+            return ()
+        count, prefixes = address_count or None, prefix_count or None
         if ip_version == 4:
-            self._before("AssignPrivateIpAddresses")
-            granted = self.cloud.assign_private_ip_addresses(
-                eni_id, count=wanted.count, prefix_count=wanted.prefix_count
-            )
-        else:
-            self._before("AssignIpv6Addresses")
-            granted = self.cloud.assign_ipv6_addresses(eni_id, count=wanted.count, prefix_count=wanted.prefix_count)
-        return _networks(granted)
+            with self._calling("AssignPrivateIpAddresses"):
+                return _networks(self.cloud.assign_private_ip_addresses(eni_id, count=count, prefix_count=prefixes))
+        with self._calling("AssignIpv6Addresses"):
+            return _networks(self.cloud.assign_ipv6_addresses(eni_id, count=count, prefix_count=prefixes))
 
-    @_answering
     def unassign(self, eni_id: str, addresses: Sequence[IPAddress] = (), prefixes: Sequence[IPNetwork] = ()) -> None:
-        """UnassignPrivateIpAddresses and UnassignIpv6Addresses, each only when there is something for it."""
+        """UnassignPrivateIpAddresses and UnassignIpv6Addresses, one call for each of kind and family in use."""
         v4 = [address for address in addresses if isinstance(address, IPv4Address)]
         v4_prefixes = [prefix for prefix in prefixes if isinstance(prefix, IPv4Network)]
         v6 = [address for address in addresses if isinstance(address, IPv6Address)]
         v6_prefixes = [prefix for prefix in prefixes if isinstance(prefix, IPv6Network)]
-        if v4 or v4_prefixes:
-            self._before("UnassignPrivateIpAddresses")
-            self.cloud.unassign_private_ip_addresses(eni_id, v4, v4_prefixes)
-        if v6 or v6_prefixes:
-            self._before("UnassignIpv6Addresses")
-            self.cloud.unassign_ipv6_addresses(eni_id, v6, v6_prefixes)
+        if v4:
+            with self._calling("UnassignPrivateIpAddresses"):
+                self.cloud.unassign_private_ip_addresses(eni_id, v4)
+        if v4_prefixes:
+            with self._calling("UnassignPrivateIpAddresses"):
+                self.cloud.unassign_private_ip_addresses(eni_id, (), v4_prefixes)
+        if v6:
+            with self._calling("UnassignIpv6Addresses"):
+                self.cloud.unassign_ipv6_addresses(eni_id, v6)
+        if v6_prefixes:
+            with self._calling("UnassignIpv6Addresses"):
+                self.cloud.unassign_ipv6_addresses(eni_id, (), v6_prefixes)
 
     # -- Inventory
 
-    @_answering
     def attached(self, instance_id: str) -> tuple[Interface, ...]:
         """Interfaces of an instance by card and device index."""
-        self._describe("DescribeNetworkInterfaces")
-        return tuple(interface(eni) for eni in self.cloud.enis_of(instance_id))
+        with self._calling("DescribeNetworkInterfaces"):
+            return tuple(interface(eni) for eni in self.cloud.enis_of(instance_id))
 
-    @_answering
     def interfaces(self, eni_ids: Sequence[str]) -> tuple[Interface, ...]:
         """The given interfaces, without those that do not exist."""
         if not eni_ids:
             return ()
-        self._describe("DescribeNetworkInterfaces")
-        return tuple(interface(self.cloud.enis[eni_id]) for eni_id in eni_ids if eni_id in self.cloud.enis)
+        with self._calling("DescribeNetworkInterfaces"):
+            known = [self.cloud.enis[eni_id] for eni_id in dict.fromkeys(eni_ids) if eni_id in self.cloud.enis]
+            return tuple(interface(eni) for eni in known)
 
-    @_answering
     def owned(self, instance_id: str = "", *, cluster: str = "", vpc_id: str = "") -> tuple[Interface, ...]:
-        """Interfaces with the ownership tag, of one instance or of any."""
-        self._describe("DescribeNetworkInterfaces")
+        """Interfaces with the ownership tag, of one instance or of any, by id."""
 
         def ours(eni: resources.Eni) -> bool:
             owner = eni.tags.get(ownership.INSTANCE_TAG)
@@ -218,36 +193,27 @@ class DirectEc2:
                 return False
             return not cluster or eni.tags.get(ownership.CLUSTER_TAG) == cluster
 
-        return tuple(interface(eni) for eni in self.cloud.enis.values() if ours(eni))
+        with self._calling("DescribeNetworkInterfaces"):
+            found = sorted(self.cloud.enis.items())
+            return tuple(interface(eni) for _, eni in found if ours(eni))
 
-    @_answering
     def occupied_slots(self, instance_id: str) -> frozenset[tuple[int, int]]:
         """(card, device index) in use, from DescribeInstances."""
-        self._describe("DescribeInstances")
-        self.cloud.instance(instance_id)
-        attachments = [eni.attachment for eni in self.cloud.enis_of(instance_id)]
-        return frozenset((attachment.card, attachment.device) for attachment in attachments if attachment)
+        with self._calling("DescribeInstances"):
+            self.cloud.instance(instance_id)
+            attachments = [eni.attachment for eni in self.cloud.enis_of(instance_id)]
+            return frozenset((attachment.card, attachment.device) for attachment in attachments if attachment)
 
-    @_answering
     def subnets(self, vpc_id: str, availability_zone: str) -> tuple[values.Subnet, ...]:
         """Subnets of a VPC in a zone, by id."""
-        self._describe("DescribeSubnets")
-        found = [s for s in self.cloud.subnets.values() if s.vpc_id == vpc_id and s.zone == availability_zone]
-        return tuple(_subnet(subnet) for subnet in sorted(found, key=lambda subnet: subnet.subnet_id))
+        with self._calling("DescribeSubnets"):
+            found = [s for s in self.cloud.subnets.values() if s.vpc_id == vpc_id and s.zone == availability_zone]
+            return tuple(_subnet(subnet) for subnet in sorted(found, key=lambda subnet: subnet.subnet_id))
 
-    @_answering
     def instance_limits(self, instance_type: str) -> InstanceLimits:
         """DescribeInstanceTypes for one type."""
-        self._describe("DescribeInstanceTypes")
-        found = self.cloud.limits_of(instance_type)
-        if found is None:
-            message = f"The following supplied instance types do not exist: [{instance_type}]"
-            raise ApiError("InvalidInstanceType", message)
-        return found
-
-    def _describe(self, action: str) -> None:
-        self._before(action)
-        self.cloud.settle()
+        with self._calling("DescribeInstanceTypes"):
+            return self.cloud.instance_type(instance_type)
 
 
 def _networks(granted: Granted) -> tuple[IPNetwork, ...]:

@@ -156,10 +156,7 @@ class TopologyOperations(InterfaceOperations):
     def run_instance(self, request: NewInstance) -> Instance:
         """One instance, running at once, its primary interface attached, linked and listed at once."""
         self.settle()
-        limits = self.limits_of(request.instance_type)
-        if limits is None:
-            message = f"The following supplied instance types do not exist: [{request.instance_type}]"
-            raise ApiError("InvalidInstanceType", message)
+        limits = self.instance_type(request.instance_type)
         subnet = self.subnet(request.subnet_id)
         public = self._public(request.public_ip, subnet)
         check_tags(request.tags)

@@ -84,6 +84,11 @@ class World:
             return self._clock()
         return self._queue[0][0] if self._queue else None
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `advance` has something to tell."""
+        return bool(self._events)
+
     def emit(self, event: Event) -> None:
         """Something happened."""
         self._events.append(event)
@@ -144,6 +149,14 @@ class World:
         """The interfaces of an instance by card and device index, also those attaching and detaching."""
         enis = self.by_instance.get(instance_id, {}).values()
         return sorted(enis, key=lambda eni: (eni.attachment.card, eni.attachment.device) if eni.attachment else (0, 0))
+
+    def instance_type(self, instance_type: str) -> InstanceLimits:
+        """The limits of a type or InvalidInstanceType."""
+        limits = self.limits_of(instance_type)
+        if limits is None:
+            message = f"The following supplied instance types do not exist: [{instance_type}]"
+            raise ApiError("InvalidInstanceType", message)
+        return limits
 
     def limits_for(self, eni: Eni) -> InstanceLimits | None:
         """The limits that bind an interface: those of the instance that it is attached to."""
