@@ -54,6 +54,8 @@ class Monitor:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes)
             except PermissionError:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            # Unbound, the socket has port 0, the kernel's own, and broadcasts skip their sender.
+            self._socket.bind((0, 0))
             for name in groups:
                 for number in GROUPS[name]:
                     self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, number)

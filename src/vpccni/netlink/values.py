@@ -169,7 +169,7 @@ class Route:
 
     def _preference(self) -> list[str]:
         words = [f"src {self.prefsrc}"] if self.prefsrc is not None else []
-        words += [f"metric {self.metric}"] if self.metric else []
+        words += [f"metric {self.metric}"] if self.metric or self.dst.version == 6 else []
         return words + (["onlink"] if self.onlink else [])
 
     def _command(self, deletion: bool) -> str:
