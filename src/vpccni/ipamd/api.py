@@ -128,12 +128,12 @@ class Api:
     async def _delete(self, request: DelRequest) -> bytes:
         self._meter.del_request("PodDeleted" if request.config.prev_result else "SetupNSFailed")
         key, pod = _key(request), _pod(request)
-        grant = await self._attachments.delete(key)
+        grant = await self._attachments.delete(key, pod)
         if grant is not None:
             log.info("deleted", extra={"facts": {"pod": str(pod), "released": str(grant)}})
         elif request.config.prev_result is not None:
             named = [address.ip for nic in request.config.prev_result.nics for address in nic.addresses]
-            await self._attachments.sweep(pod, named)
+            await self._attachments.sweep(key, pod, named)
         return b""
 
     async def _check(self, request: CheckRequest, netns_fd: int | None) -> bytes:

@@ -19,21 +19,16 @@ from vpccni.core import conventions, podnet
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
 from vpccni.core.pool import Pool
-from vpccni.ipamd import records
+from vpccni.ipamd import records, recovery
+from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.worker import Job, Worker
 
 
-class PodWires(Protocol):
-    """The kernel work of pods, run in the wiring thread."""
+class Flows(Protocol):
+    """Connection tracking."""
 
-    def wire(self, wiring: PodWiring, netns_fd: int) -> None:
-        """Connect one interface of a pod, or raise and leave nothing."""
-
-    def unwire(self, addresses: Sequence[PodAddress], link_name: str) -> None:
-        """Remove a pod's rules and routes, and nothing that belongs to another pod."""
-
-    def check(self, wiring: PodWiring, netns_fd: int | None) -> list[str]:
-        """What is missing or different, one sentence each."""
+    async def forget(self, addresses: Sequence[IPAddress]) -> None:
+        """See that no flow of these addresses is remembered when they are handed out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +57,14 @@ class Attachments:
         pool: Pool,
         worker: Worker,
         wires: PodWires,
+        flows: Flows,
         links: LinkChoice,
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         """`changed` is called after every change of the pool: it wakes the engine and the checkpoint writer."""
         self.pool, self._worker, self._wires = pool, worker, wires
-        self._links, self._clock, self._changed = links, clock, changed
+        self._flows, self._links, self._clock, self._changed = flows, links, clock, changed
         self._busy: dict[PodKey, tuple[asyncio.Lock, int]] = {}
 
     async def add(self, key: PodKey, pod: PodIdentity, netns_fd: int) -> Wired:
@@ -79,23 +75,27 @@ class Attachments:
             grant = self.pool.assign(key, pod, now)
             self._changed()
             wiring = self._wiring(grant)
-            job = Job(lambda: self._wires.wire(wiring, netns_fd))
+            job = Job(lambda: self._wires.wire(wiring, netns_fd, repeated=known))
             if not known:
                 job.before = (records.granted(grant),)
                 job.failed = (records.released(grant, now),)
             try:
-                await self._worker.submit(job)
+                in_force = await self._worker.submit(job)
             except Exception:
                 if not known:  # the rollback has removed everything: no packet ever carried the address
                     self.pool.undo_assign(key)
                     self._changed()
                 raise
-            return Wired(grant, wiring)
+            assert isinstance(in_force, PodWiring)
+            return Wired(grant, in_force)
 
-    async def delete(self, key: PodKey) -> Grant | None:
-        """Unwire, then release into the cooldown. None when the key has no grant, which is success."""
+    async def delete(self, key: PodKey, pod: PodIdentity | None = None) -> Grant | None:
+        """Unwire, then release into the cooldown. None when the key has no grant, which is success.
+
+        With `pod`, a grant that an older release or the kernel alone remembers is found as well.
+        """
         async with self._alone(key):
-            grant = self.pool.grant(key)
+            grant = self._find(key, pod)
             if grant is None:
                 return None
             now = self._clock.now()
@@ -103,21 +103,21 @@ class Attachments:
                 Job(
                     lambda: self._unwire(grant),
                     after=(records.released(grant, now),),
-                    forget=tuple(granted.address for granted in grant.addresses),
                 )
             )
-            self.pool.release(key, now)
+            await self._flows.forget([granted.address for granted in grant.addresses])
+            self.pool.release(grant.key, now)
             self._changed()
             return grant
 
-    async def sweep(self, pod: PodIdentity, addresses: Sequence[IPAddress]) -> None:
+    async def sweep(self, key: PodKey, pod: PodIdentity, addresses: Sequence[IPAddress]) -> None:
         """Clean up after a pod that the pool does not know: what its prevResult names and nobody else owns."""
         free = [address for address in addresses if self.pool.owner(address) is None]
         if not free:
             return
         link = conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
         places = [PodAddress(address, table=0) for address in free]
-        await self._worker.submit(Job(lambda: self._wires.unwire(places, link), forget=tuple(free)))
+        await self._worker.submit(Job(lambda: self._wires.unwire(places, link, key.container_id)))
 
     async def check(self, key: PodKey, netns_fd: int | None) -> list[str] | None:
         """What differs between grant and kernel; None when there is no grant."""
@@ -137,14 +137,22 @@ class Attachments:
             if grant.key.network == network and (grant.key.container_id, grant.key.ifname) not in valid
         ]
 
+    def _find(self, key: PodKey, pod: PodIdentity | None) -> Grant | None:
+        grant = self.pool.grant(key)
+        if grant is not None or pod is None:
+            return grant
+        link = conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
+        found = (self.pool.grant(other) for other in recovery.fallback_keys(key, link))
+        return next((grant for grant in found if grant is not None), None)
+
     def _wiring(self, grant: Grant) -> PodWiring:
         links = self._links
-        plan = PodLinkPlan(links.next_index(), links.next_mac(), links.mtu, links.veth_prefix)
+        plan = PodLinkPlan(links.next_index(), links.next_mac(), links.mtu, links.veth_prefix, links.next_mac())
         return podnet.wiring(attachment(grant), plan)
 
     def _unwire(self, grant: Grant) -> None:
         link = conventions.host_link_name(self._links.veth_prefix, grant.pod.namespace, grant.pod.name)
-        self._wires.unwire(attachment(grant).addresses, link)
+        self._wires.unwire(attachment(grant).addresses, link, grant.key.container_id)
 
     @asynccontextmanager
     async def _alone(self, key: PodKey) -> AsyncIterator[None]:

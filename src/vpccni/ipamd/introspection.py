@@ -18,6 +18,7 @@ from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core.block import HeldBlock
 from vpccni.core.eni import HeldEni
 from vpccni.core.pool import Pool
+from vpccni.ipamd.metrics import CONTENT_TYPE as METRICS_TYPE
 from vpccni.settings import Settings
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -91,6 +92,17 @@ def make_app(pool: Pool, settings: Settings, now: Callable[[], float]) -> web.Ap
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+def metrics_app(render: Callable[[], bytes]) -> web.Application:
+    """Prometheus' endpoint: `/metrics`, everything else is 404."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=render(), headers={"Content-Type": METRICS_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
     return app
 
 

@@ -65,6 +65,7 @@ class Sagas:
         self._token, self._own_tags = token, own_tags
         self._claimed: set[tuple[int, int]] = set()  # (card, device) slots of sagas under way
         self._slots_lock = asyncio.Lock()
+        self._running: set[str] = set()
         self.open: dict[str, Intent] = {}
 
     async def attach(self, new: NewEni, link_up: Callable[[Interface], Awaitable[None]]) -> Interface:
@@ -74,8 +75,9 @@ class Sagas:
         after everything was undone.
         """
         intent = Intent(self._token(), "attach", self._clock.now(), subnet_id=new.subnet_id, reason=new.reason)
-        await self._write(intent)
+        self._running.add(intent.token)
         try:
+            await self._write(intent)
             interface = await self._create(new, intent.token)
             await self._write(records.with_eni(intent, interface.eni_id))
             attached = await self._attach(interface, new.card)
@@ -84,17 +86,36 @@ class Sagas:
             log.warning("attaching an ENI failed and is undone", extra={"facts": {"why": error, "token": intent.token}})
             await asyncio.shield(self.undo(intent.token))
             raise
+        finally:
+            self._running.discard(intent.token)
         await self._finish(intent.token)
         return attached
 
     async def free(self, eni_id: str, reason: str) -> None:
-        """Detach and delete an ENI. Raises CloudError and keeps the intent when EC2 did not let it be finished."""
-        known = next((open_ for open_ in self.open.values() if open_.eni_id == eni_id), None)
-        intent = known or Intent(self._token(), "free", self._clock.now(), eni_id=eni_id, reason=reason)
-        if known is None:
+        """Detach and delete an ENI. Raises CloudError; what EC2 had begun by then, `retry_open` ends."""
+        intent = Intent(self._token(), "free", self._clock.now(), eni_id=eni_id, reason=reason)
+        self._running.add(intent.token)
+        try:
             await self._write(intent)
-        await self._remove(eni_id)
-        await self._finish(intent.token)
+            await self._remove(eni_id)
+            await self._finish(intent.token)
+        except CloudError:
+            interface = await self._describe(eni_id)
+            if _status(interface) == "attached":  # nothing has begun: it stays an ordinary ENI of the node
+                await self._finish(intent.token)
+            raise
+        finally:
+            self._running.discard(intent.token)
+
+    async def retry_open(self) -> list[str]:
+        """End the sagas that stayed open; the ENIs that are gone now."""
+        gone = []
+        for token, intent in list(self.open.items()):
+            if token not in self._running:
+                await self.undo(token)
+                if token not in self.open and intent.eni_id:
+                    gone.append(intent.eni_id)
+        return gone
 
     async def undo(self, token: str) -> None:
         """Bring an unfinished saga to its end: nothing of it is left in EC2. Errors are logged and it stays open."""
@@ -109,26 +130,37 @@ class Sagas:
             return
         await self._finish(token)
 
-    def adopt(self, intents: Mapping[str, Intent], attached: Sequence[Interface]) -> list[str]:
-        """Take over the unfinished sagas of a daemon that died; returns the tokens that must be undone.
+    async def adopt(self, intents: Mapping[str, Intent], attached: Sequence[Interface]) -> None:
+        """Take over the unfinished sagas of a daemon that died; `retry_open` undoes what is not on the instance.
 
         An ENI that made it onto the instance is simply used: the reconciler finds it. A `free` whose detach had
         not begun is forgotten, the plan frees it again if it is still wanted.
         """
-        here = {
-            eni.eni_id: eni for eni in attached if eni.attachment and eni.attachment.status in ("attaching", "attached")
-        }
+        here = {eni.eni_id for eni in attached if _status(eni) in ("attaching", "attached")}
         self.open = dict(intents)
-        return [token for token, intent in intents.items() if intent.eni_id not in here]
+        for token, intent in intents.items():
+            if intent.eni_id in here:
+                await self._finish(token)
 
-    async def close_adopted(self) -> None:
-        """Forget the sagas whose ENI is attached and now an ordinary ENI of the node."""
-        for token in list(self.open):
-            await self._finish(token)
+    async def sweep(self, youngest_s: float) -> list[str]:
+        """Delete ENIs of this instance that are attached nowhere and belong to no saga; their ids.
+
+        `youngest_s`: the least age. Only our own instance's tag is looked at, never other nodes' ENIs.
+        """
+        owned = await self._calls.run(lambda: self._calls.inventory.owned(self._node.instance_id))
+        busy = {intent.eni_id for intent in self.open.values()}
+        swept = []
+        for eni in owned:
+            created_at = eni_tags.created_at(eni.tags)
+            old = created_at is not None and self._clock.now() - created_at >= youngest_s
+            if eni.attachment is None and eni.status == "available" and old and eni.eni_id not in busy:
+                log.warning("deleting a leaked ENI", extra={"facts": {"eni": eni.eni_id, "created_at": created_at}})
+                await self._remove(eni.eni_id)
+                swept.append(eni.eni_id)
+        return swept
 
     async def _create(self, new: NewEni, token: str) -> Interface:
         return await self._calls.run(
-            "CreateNetworkInterface",
             lambda: self._calls.interfaces.create(
                 new.subnet_id,
                 new.security_groups,
@@ -144,14 +176,12 @@ class Sagas:
         device = await self._claim_slot(card)
         try:
             attachment_id = await self._patiently(
-                "AttachNetworkInterface",
                 lambda: self._calls.interfaces.attach(interface.eni_id, self._node.instance_id, device, card),
                 # A fresh id may not be known everywhere yet (eventual consistency of EC2).
                 again={"InvalidNetworkInterfaceID.NotFound"},
                 limit_s=10.0,
             )
             await self._calls.run(
-                "ModifyNetworkInterfaceAttribute",
                 lambda: self._calls.interfaces.delete_on_termination(interface.eni_id, attachment_id),
             )
             return await self._until_status(interface.eni_id, "attached", ATTACH_LIMIT_S)
@@ -160,9 +190,7 @@ class Sagas:
 
     async def _claim_slot(self, card: int) -> int:
         async with self._slots_lock:
-            used = await self._calls.run(
-                "DescribeInstances", lambda: self._calls.inventory.occupied_slots(self._node.instance_id)
-            )
+            used = await self._calls.run(lambda: self._calls.inventory.occupied_slots(self._node.instance_id))
             taken = used | self._claimed
             for device in range(DEVICE_SLOTS):
                 if (card, device) not in taken:
@@ -183,12 +211,9 @@ class Sagas:
         attachment = interface.attachment
         if attachment and attachment.status != "detached":
             if attachment.status != "detaching":
-                await self._calls.run(
-                    "DetachNetworkInterface", lambda: self._calls.interfaces.detach(attachment.attachment_id)
-                )
+                await self._calls.run(lambda: self._calls.interfaces.detach(attachment.attachment_id))
             await self._until_status(eni_id, "available", DETACH_LIMIT_S)
         await self._patiently(
-            "DeleteNetworkInterface",
             lambda: self._calls.interfaces.delete(eni_id),
             again={"InvalidParameterValue", "InvalidNetworkInterface.InUse"},  # "in use" is usual right after a detach
             limit_s=60.0,
@@ -196,14 +221,12 @@ class Sagas:
 
     async def _created_by(self, intent: Intent) -> list[str]:
         """ENIs that a create call of ours made without our learning of it: owned by this instance, attached nowhere."""
-        owned = await self._calls.run(
-            "DescribeNetworkInterfaces", lambda: self._calls.inventory.owned(self._node.instance_id)
-        )
+        owned = await self._calls.run(lambda: self._calls.inventory.owned(self._node.instance_id))
         busy = {other.eni_id for other in self.open.values() if other.token != intent.token}
         return [eni.eni_id for eni in owned if eni.attachment is None and eni.eni_id not in busy]
 
     async def _describe(self, eni_id: str) -> Interface | None:
-        found = await self._calls.run("DescribeNetworkInterfaces", lambda: self._calls.inventory.interfaces([eni_id]))
+        found = await self._calls.run(lambda: self._calls.inventory.interfaces([eni_id]))
         return found[0] if found else None
 
     async def _until_status(self, eni_id: str, wanted: str, limit_s: float) -> Interface:
@@ -225,11 +248,11 @@ class Sagas:
             await self._clock.sleep(pause_s)
             pause_s = min(POLL_LAST_S, pause_s * 1.5)
 
-    async def _patiently(self, api: str, call: Callable[[], T], *, again: set[str], limit_s: float) -> T:
+    async def _patiently(self, call: Callable[[], T], *, again: set[str], limit_s: float) -> T:
         deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
         while True:
             try:
-                return await self._calls.run(api, call)
+                return await self._calls.run(call)
             except CloudError as error:
                 if error.aws_code not in again or self._clock.now() + pause_s > deadline:
                     raise

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wiring thread: the only place that enters namespaces and the only writer of the journal.
 
-Knows batches: what must be durable before the kernel is touched, the kernel work, what must be durable before the
-answer, and what may follow it. Must never decide anything, and starts no thread (a thread started inside a pod's
+Knows batches: what must be durable before the kernel is touched, the kernel work, and what must be durable before the
+answer. Must never decide anything, and starts no thread (a thread started inside a pod's
 namespace would stay there). The event loop submits jobs and awaits their futures.
 
 rtnl is one mutex for the whole machine, so a second wiring thread would only wait (decision 4).
@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vpccni.aws.values import IPAddress
-from vpccni.errors import StateError, VpcCniError
+from vpccni.errors import StateError
 from vpccni.ipamd.journal import Record
 
 log = logging.getLogger(__name__)
@@ -41,15 +40,13 @@ class DurableLog(Protocol):
 class Job:
     """One unit of kernel work between its two durable moments.
 
-    `before` is durable before `act` runs; `after` (or `failed`, when `act` raised) before the future resolves;
-    connection tracking of the addresses in `forget` is flushed after the answer, before the next batch.
+    `before` is durable before `act` runs; `after` (or `failed`, when `act` raised) before the future resolves.
     """
 
     act: Callable[[], object]
     before: tuple[Record, ...] = ()
     after: tuple[Record, ...] = ()
     failed: tuple[Record, ...] = ()
-    forget: tuple[IPAddress, ...] = ()
     outcome: object = None
     error: BaseException | None = None
     future: asyncio.Future[object] | None = field(default=None, repr=False)
@@ -62,11 +59,10 @@ class Worker:
         self,
         loop: asyncio.AbstractEventLoop,
         journal: DurableLog,
-        forget: Callable[[set[IPAddress]], int],
         died: Callable[[BaseException], None],
     ) -> None:
-        """`forget` flushes connection tracking entries; `died` is told, on the loop, when the thread breaks."""
-        self._loop, self._journal, self._forget, self._died = loop, journal, forget, died
+        """`died` is told, on the loop, when the thread breaks."""
+        self._loop, self._journal, self._died = loop, journal, died
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wiring", daemon=True)
 
@@ -99,7 +95,6 @@ class Worker:
             while jobs := self._drain():
                 self._batch(jobs)
                 self._loop.call_soon_threadsafe(_resolve, jobs)
-                self._flush(jobs)
         except BaseException as error:  # a dead wiring thread must end the process, loudly
             self._loop.call_soon_threadsafe(self._died, error)
 
@@ -140,15 +135,6 @@ class Worker:
             for job, group in zip(jobs, records, strict=True):
                 if group and job.error is None:
                     job.error = error
-
-    def _flush(self, jobs: list[Job]) -> None:
-        addresses = {address for job in jobs if job.error is None for address in job.forget}
-        if not addresses:
-            return
-        try:
-            self._forget(addresses)
-        except VpcCniError as error:  # the pod is gone all the same; stale entries expire by themselves
-            log.warning("%s", error, extra={"facts": error.evidence})
 
 
 def _nothing() -> None:

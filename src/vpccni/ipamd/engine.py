@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop that keeps the pool at its targets: woken by demand or time, observes, corrects, plans, acts.
+
+Knows the order of the walk and which steps are under way. Must never decide what is needed (`core.plan`,
+`core.reconcile`) nor how a step is done safely (`ipamd.steps`). Woken by the low watermark, not by a tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from vpccni.clock import Clock
+from vpccni.core import plan as planning
+from vpccni.core import targets as targeting
+from vpccni.core.pool import Pool
+from vpccni.core.reconcile import SETTLE_S
+from vpccni.core.steps import FreeEni, Step, UnassignBlocks, Wait
+from vpccni.core.targets import NodeLimits, Targets
+from vpccni.errors import Refused, VpcCniError
+from vpccni.ipamd.holds import HoldBook
+from vpccni.ipamd.metrics import Metrics
+from vpccni.ipamd.steprunner import StepRunner
+
+log = logging.getLogger(__name__)
+
+RECONCILE_S = 60.0
+
+
+class Engine:
+    """Runs until cancelled. `wake` may be called at any time from the event loop."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        targets: Targets,
+        limits: NodeLimits,
+        runner: StepRunner,
+        holds: HoldBook,
+        clock: Clock,
+        metrics: Metrics,
+        settled: Callable[[], None],
+    ) -> None:
+        """`settled` is called after every turn; the daemon looks there whether it has become ready."""
+        self._pool, self._targets, self._limits = pool, targets, limits
+        self._runner, self._holds, self._clock, self._metrics = runner, holds, clock, metrics
+        self._settled = settled
+        self._event = asyncio.Event()
+        self._pending: list[Step] = []
+        self._reconcile_at = clock.now() + RECONCILE_S
+        self._last_decrease: float | None = None
+        self._waits: tuple[str, ...] = ()
+        self._reconciling = False
+        self._tasks = asyncio.TaskGroup()
+
+    def wake(self) -> None:
+        """Something changed: look at once."""
+        self._event.set()
+
+    def wake_if_low(self) -> None:
+        """After an ADD or DEL: wake only when the pool is short or something may be given back."""
+        if self._pending:
+            return  # the end of a step wakes the engine anyway
+        now = self._clock.now()
+        if planning.low_watermark(self._pool, self._targets, self._limits, now) or self._over(now):
+            self._event.set()
+
+    async def run(self) -> None:
+        """The loop. Ends only by cancellation, or loudly."""
+        async with self._tasks:
+            while True:
+                wake_at = await self._turn()
+                self._settled()
+                await self._sleep_until(wake_at)
+
+    def plan(self) -> list[Step]:
+        """What would be done now; also for explanations."""
+        return planning.plan(
+            self._pool,
+            self._targets,
+            self._limits,
+            self._clock.now(),
+            holds=self._holds.now_holding(),
+            last_decrease=self._last_decrease,
+            pending=self._pending,
+        )
+
+    async def _turn(self) -> float:
+        now = self._clock.now()
+        if now >= self._reconcile_at and not self._reconciling:
+            self._reconcile_at = now + RECONCILE_S
+            self._reconciling = True
+            self._tasks.create_task(self._reconcile(), name="reconcile")
+        steps = self.plan()
+        self._explain([step for step in steps if isinstance(step, Wait)])
+        for step in steps:
+            if not isinstance(step, Wait):
+                self._start(step, now)
+        by_time = planning.next_wake(steps, self._pool, now)
+        return self._reconcile_at if by_time is None else min(by_time, self._reconcile_at)
+
+    def _start(self, step: Step, now: float) -> None:
+        try:
+            self._runner.prepare(step)
+        except Refused as error:  # an ADD took the address between plan and now: the next plan sees it
+            log.info("step dropped: %s", error)
+            return
+        if isinstance(step, UnassignBlocks | FreeEni):
+            self._last_decrease = now
+        log.info("step: %s", step)
+        self._pending.append(step)
+        self._tasks.create_task(self._run(step), name=str(step))
+
+    async def _run(self, step: Step) -> None:
+        action = "decreaseDatastorePool" if isinstance(step, UnassignBlocks | FreeEni) else "increaseDatastorePool"
+        try:
+            with self._metrics.in_progress.labels(action).track_inprogress():
+                await self._runner.run(step)
+        except VpcCniError:
+            self._metrics.error(action)
+            # What is true now, EC2 must say, once its answers are newer than what we tried.
+            self._reconcile_at = min(self._reconcile_at, self._clock.now() + SETTLE_S + 1.0)
+        finally:
+            self._pending.remove(step)
+            self._event.set()
+
+    async def _reconcile(self) -> None:
+        with self._metrics.in_progress.labels("nodeIPPoolReconcile").track_inprogress():
+            try:
+                for kind in await self._runner.reconcile():
+                    self._metrics.reconciled(kind)
+            except VpcCniError as error:
+                self._metrics.error("nodeIPPoolReconcile")
+                log.warning("%s", error, extra={"facts": error.evidence})
+            finally:
+                self._reconciling = False
+                self._event.set()
+
+    def _over(self, now: float) -> bool:
+        demand = targeting.demand(self._targets, self._limits, self._pool.mode, self._pool.version)
+        return demand.over(self._pool.tally(now)) > 0
+
+    def _explain(self, waits: list[Wait]) -> None:
+        codes = tuple(wait.code for wait in waits)
+        if codes != self._waits:
+            for wait in waits:
+                log.info("%s", wait)
+        self._waits = codes
+
+    async def _sleep_until(self, at: float) -> None:
+        delay_s = max(0.0, at - self._clock.now())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._event.wait(), delay_s)
+        self._event.clear()

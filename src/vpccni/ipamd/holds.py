@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What EC2's refusals forbid for a while, and for how long.
+
+Knows which error stops what: a full subnet its own requests, throttling every call, a denied or broken create the
+attaching of ENIs. Must never call anything. The engine reports outcomes and hands `now_holding` to the plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass, field
+
+from vpccni.core.plan import Holds
+from vpccni.errors import CloudError, VpcCniError
+
+log = logging.getLogger(__name__)
+
+SUBNET_FULL = frozenset({"InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"})
+THROTTLED = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException"})
+FIRST_S, SUBNET_LAST_S, CALL_LAST_S = 1.0, 120.0, 60.0
+SUBNET_FIRST_S = 10.0
+
+
+@dataclass(slots=True)
+class _Backoff:
+    """An exponential wait with full jitter upwards of half, so that nodes of a fleet do not come back together."""
+
+    first_s: float
+    last_s: float
+    failures: int = 0
+    until: float = 0.0
+
+    def failed(self, now: float, rng: random.Random) -> float:
+        ceiling_s = min(self.last_s, self.first_s * 2**self.failures)
+        self.failures += 1
+        self.until = now + ceiling_s * rng.uniform(0.5, 1.0)
+        return self.until
+
+
+@dataclass(slots=True)
+class HoldBook:
+    """Holds by subnet, for attaching, and for all calls."""
+
+    rng: random.Random
+    paused: str = ""
+    _subnets: dict[str, _Backoff] = field(default_factory=dict)
+    _free: dict[str, int] = field(default_factory=dict)
+    _attach: _Backoff = field(default_factory=lambda: _Backoff(FIRST_S, SUBNET_LAST_S))
+    _calls: _Backoff = field(default_factory=lambda: _Backoff(FIRST_S, CALL_LAST_S))
+
+    def now_holding(self) -> Holds:
+        """For the plan."""
+        return Holds(
+            subnets={name: hold.until for name, hold in self._subnets.items()},
+            subnet_free=dict(self._free),
+            attach_until=self._attach.until,
+            throttled_until=self._calls.until,
+            paused=self.paused,
+        )
+
+    def succeeded(self, subnet_id: str) -> None:
+        """EC2 gave what was asked."""
+        self._calls = _Backoff(FIRST_S, CALL_LAST_S)
+        self._subnets.pop(subnet_id, None)
+        self._free.pop(subnet_id, None)
+
+    def attached(self) -> None:
+        """An ENI was attached."""
+        self._attach = _Backoff(FIRST_S, SUBNET_LAST_S)
+
+    def subnet_has(self, subnet_id: str, free: int, now: float) -> None:
+        """A subnet could not give as much as was asked for: EC2 says so many addresses are free in it."""
+        if free > 0 and self._free.get(subnet_id) != free:
+            self._free[subnet_id] = free  # the next request asks for no more than that, at once
+            return
+        self._free.pop(subnet_id, None)
+        hold = self._subnets.setdefault(subnet_id, _Backoff(SUBNET_FIRST_S, SUBNET_LAST_S))
+        hold.failed(now, self.rng)
+
+    def failed(self, error: VpcCniError, now: float, *, attaching: bool) -> None:
+        """A step failed; everything it did was undone."""
+        code = error.aws_code if isinstance(error, CloudError) else ""
+        # A call that may come through later stops all calls for a moment; one that is refused stops its own kind.
+        backoff = self._attach if attaching and code not in THROTTLED else self._calls
+        until = backoff.failed(now, self.rng)
+        facts = {"code": error.error_code, "aws_code": code, "again_in_s": round(until - now, 1), **error.evidence}
+        log.warning("%s", error, extra={"facts": facts})

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's own kernel state: ENI links, tables, rules, and the SNAT chains, kept as EC2 and the settings say.
+
+Knows which ENIs the node has and turns them into `core.nodenet` and `core.snat` values. Must never decide which ENIs
+there should be. The engine calls it after every attach and detach; the work runs in the wiring thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_interface
+
+from vpccni.aws.values import Interface, IPAddress, IPNetwork
+from vpccni.clock import Clock
+from vpccni.core import conventions, snat
+from vpccni.core.nodenet import EniNet, NodeNet
+from vpccni.errors import HostError
+from vpccni.host import node as host_node
+from vpccni.host.firewall import Firewall
+from vpccni.host.kernel import NodeKernel
+from vpccni.ipamd.worker import Job, Worker
+from vpccni.netlink.values import Link
+from vpccni.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LINK_WAIT_S = 60.0
+LINK_POLL_S = 0.05
+
+
+class NodeSide:
+    """Keeps the node's kernel state. `subnets` maps a subnet id to its IPv4 CIDR."""
+
+    def __init__(
+        self, settings: Settings, primary_mac: str, worker: Worker, kernel: NodeKernel, firewall: Firewall, clock: Clock
+    ) -> None:
+        self._settings, self._primary_mac = settings, primary_mac
+        self._worker, self._kernel, self._firewall, self._clock = worker, kernel, firewall, clock
+        self._enis: dict[str, Interface] = {}
+        self._former: tuple[IPAddress, ...] = ()
+        self._applied: snat.IptablesRules | None = None
+        self.subnets: dict[str, IPNetwork] = {}
+
+    async def attached(self, interface: Interface) -> None:
+        """Wait for the link of a new ENI, then bring the node up to date. Raises HostError and forgets the ENI."""
+        self._enis[interface.eni_id] = interface
+        try:
+            await self._await_links([interface.mac])
+            await self.converge()
+        except BaseException:
+            del self._enis[interface.eni_id]
+            raise
+
+    async def keep(self, interfaces: Iterable[Interface]) -> None:
+        """These are the node's ENIs now; state of others is removed. Links that are missing are left for later."""
+        kept = {each.eni_id: each for each in interfaces}
+        gone = [each for eni_id, each in self._enis.items() if eni_id not in kept]
+        self._former += tuple(each.primary_address for each in gone if each.primary_address is not None)
+        self._enis = kept
+        await self.converge()
+
+    async def forget(self, eni_id: str) -> None:
+        """An ENI leaves: its table and rules go."""
+        if eni_id in self._enis:
+            await self.keep([each for each in self._enis.values() if each.eni_id != eni_id])
+
+    async def converge(self) -> None:
+        """Make the kernel equal to what is known; every change is logged as the command it equals."""
+        changes = await self._worker.submit(Job(self._converge))
+        assert isinstance(changes, list)
+        for command in changes:
+            log.info("node: %s", command)
+
+    async def translate(self, vpc_cidrs: Sequence[IPNetwork], primary_address: IPAddress) -> None:
+        """Bring SNAT and connection marks up to date. Nothing is listed when nothing can have changed."""
+        settings = self._settings
+        wanted = snat.rules(
+            snat.SnatPolicy(
+                primary_link=await self._primary_name(),
+                primary_address=primary_address,
+                vpc_cidrs=tuple(vpc_cidrs),
+                excluded=settings.exclude_snat_cidrs,
+                external_snat=settings.external_snat,
+                node_port_support=settings.node_port_support,
+                randomize=settings.randomize_snat,
+                mark=settings.connmark,
+                veth_prefix=settings.veth_prefix,
+            )
+        )
+        if wanted == self._applied:
+            return
+        transaction = await asyncio.to_thread(self._firewall.apply, wanted)
+        if transaction:
+            log.info("node: iptables-restore", extra={"facts": {"transaction": transaction}})
+        if await asyncio.to_thread(self._firewall.remove_nft_backend):
+            log.info("node: took over the connection marks of the Go implementation's nftables backend")
+        self._applied = wanted  # only now: a change that failed is tried again
+
+    def _converge(self) -> list[str]:
+        links = self._kernel.links_by_mac()
+        enis = tuple(net for each in self._enis.values() if (net := self._net(each, links)) is not None)
+        settings = self._settings
+        wanted = NodeNet(
+            enis=enis,
+            mtu=settings.eni_mtu,
+            mark=settings.connmark,
+            external_snat=settings.external_snat,
+            node_port_support=settings.node_port_support,
+            external_services=settings.external_service_cidrs,
+            former=self._former,
+            tcp_early_demux=False if settings.disable_tcp_early_demux else None,
+        )
+        return host_node.converge(self._kernel, wanted)
+
+    def _net(self, interface: Interface, links: dict[str, Link]) -> EniNet | None:
+        link, subnet, attachment = links.get(interface.mac), self.subnets.get(interface.subnet_id), interface.attachment
+        if link is None or subnet is None or attachment is None or interface.primary_address is None:
+            return None
+        address = ip_interface(f"{interface.primary_address}/{subnet.prefixlen}")
+        table = conventions.route_table(attachment.card, attachment.device)
+        return EniNet(link, (address,), table, primary=interface.mac == self._primary_mac)
+
+    async def _primary_name(self) -> str:
+        links = await self._links()
+        link = links.get(self._primary_mac)
+        if link is None:
+            raise HostError(
+                "find the primary ENI's link",
+                f"no link has the MAC {self._primary_mac}",
+                code="primary-link-missing",
+                hint="run the daemon in the node's own network namespace (hostNetwork: true)",
+                evidence={"links": " ".join(sorted(each.name for each in links.values()))},
+            )
+        return link.name
+
+    async def _links(self) -> dict[str, Link]:
+        found = await self._worker.submit(Job(self._kernel.links_by_mac))
+        assert isinstance(found, dict)
+        return found
+
+    async def _await_links(self, macs: Sequence[str]) -> None:
+        deadline = self._clock.now() + LINK_WAIT_S
+        pause_s = LINK_POLL_S
+        while missing := [mac for mac in macs if mac not in await self._links()]:
+            if self._clock.now() >= deadline:
+                raise HostError(
+                    "use the new ENI",
+                    f"EC2 says attached, but no link with MAC {missing[0]} appeared within {LINK_WAIT_S:g} s",
+                    code="link-missing",
+                    hint="see the machine's kernel log (ena driver); the ENI is detached and tried again",
+                )
+            await self._clock.sleep(pause_s)
+            pause_s = min(1.0, pause_s * 1.3)

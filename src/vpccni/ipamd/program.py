@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root of the node daemon: builds the parts, runs them under one task group, takes them down in order.
+
+Knows what exists and in which order it starts and stops. Must never do their work. `vpccni ipamd` calls `main`.
+
+Threads: the event loop owns all state; one wiring thread enters namespaces and writes the journal; EC2 calls, IMDS
+reads, `ipam.json` and iptables run in worker threads that never enter a namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from vpccni import log as logs
+from vpccni import paths
+from vpccni.aws.imds import Imds
+from vpccni.aws.values import NodeIdentity
+from vpccni.clock import Clock, SystemClock
+from vpccni.core.block import Mode
+from vpccni.core.pool import Pool
+from vpccni.errors import SettingsError, VpcCniError
+from vpccni.host.kernel import NodeKernel
+from vpccni.ipamd import checkpoint, introspection, metrics, recovery, store
+from vpccni.ipamd.api import Api
+from vpccni.ipamd.attachments import Attachments, LinkChoice
+from vpccni.ipamd.bringup import BringUp, Parts
+from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.drain import drain
+from vpccni.ipamd.flows import FlowFlusher
+from vpccni.ipamd.podwires import PodWires
+from vpccni.ipamd.readiness import Readiness
+from vpccni.ipamd.records import Intent
+from vpccni.ipamd.server import RelayServer
+from vpccni.ipamd.worker import Worker
+from vpccni.netlink.conntrack import flush_address
+from vpccni.settings import Settings, parse
+from vpccni.settings_syntax import Listen
+
+log = logging.getLogger(__name__)
+
+FIRST_INDEX = 1_000_000  # link indexes of our choosing: far above what the kernel hands out by itself
+LAST_INDEX = 2_000_000_000
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Exit code 2 for bad settings or arguments, 1 for a failure."""
+    unknown = [word for word in arguments if word not in ("-v", "--verbose")]
+    try:
+        if unknown:
+            raise SettingsError("start ipamd", f"unknown argument {unknown[0]}", hint="the only option is -v")
+        settings = parse(environ)
+        if settings.not_built:
+            names = ", ".join(settings.not_built)
+            raise SettingsError("start ipamd", f"{names}: not in this version", hint="unset these variables")
+        logs.configure(settings.log_file, settings.log_level, verbose=bool(arguments))
+        for warning in settings.warnings:
+            log.warning("settings: %s", warning)
+        asyncio.run(Daemon(settings, SystemClock(), random.Random()).run())
+    except VpcCniError as error:
+        log.error("%s", error, extra={"facts": error.evidence})
+        print(f"{error.message}\n  {error.details}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+    return 0
+
+
+class Daemon:
+    """One life of the daemon."""
+
+    def __init__(self, settings: Settings, clock: Clock, rng: random.Random) -> None:
+        self._settings, self._clock, self._rng = settings, clock, rng
+        self._readiness = Readiness(settings)
+        self._metrics = metrics.Metrics()
+        self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 4)
+        self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
+        self._checkpoint = Path(settings.backing_store)
+
+    async def run(self) -> None:
+        """Recover, serve, bring up; return after a signal and an orderly stop. Raises what kills a part of it."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        died: asyncio.Future[None] = loop.create_future()
+        with NodeKernel() as kernel:
+            found, intents = self._recover(kernel)
+            journal = store.open_journal(paths.JOURNAL, found, intents)
+            worker = Worker(loop, journal, died.set_exception)
+            worker.start()
+            try:
+                await self._serve(kernel, worker, lambda: journal.lines, intents, stopping, died)
+            finally:
+                worker.stop()
+                journal.close()
+        log.info("stopped")
+
+    def _recover(self, kernel: NodeKernel) -> tuple[recovery.Recovered, dict[str, Intent]]:
+        now = self._clock.now()
+        remembered = store.read_journal(paths.JOURNAL, now)
+        allocations = store.read_checkpoint(self._checkpoint, now)
+        found = recovery.recover(remembered, allocations, kernel.pods(self._settings.veth_prefix), now)
+        for note in found.notes:
+            log.warning("recovery: %s", note)
+        store.fill(self._pool, found)
+        log.info("recovered", extra={"facts": {"pods": len(found.grants), "open_sagas": len(remembered.intents)}})
+        return found, remembered.intents
+
+    async def _serve(
+        self,
+        kernel: NodeKernel,
+        worker: Worker,
+        log_lines: Callable[[], int],
+        intents: dict[str, Intent],
+        stopping: asyncio.Event,
+        died: asyncio.Future[None],
+    ) -> None:
+        settings = self._settings
+        parts = Parts(
+            settings=settings,
+            pool=self._pool,
+            worker=worker,
+            kernel=kernel,
+            imds=Imds(settings.imds_endpoint, disabled=settings.imds_disabled),
+            connect=self._connect,
+            clock=self._clock,
+            metrics=self._metrics,
+            readiness=self._readiness,
+            rng=self._rng,
+            intents=intents,
+        )
+        bring_up = BringUp(parts)
+        self._metrics.bind_pool(self._pool, lambda: _attachable(bring_up))
+        behind = store.WriteBehind(
+            self._checkpoint,
+            self._pool,
+            worker,
+            log_lines,
+            lambda: bring_up.sagas.open.values() if bring_up.sagas else intents.values(),
+            self._clock,
+        )
+
+        def changed() -> None:
+            behind.changed()
+            bring_up.changed()
+
+        flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
+        links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
+        attachments = Attachments(self._pool, worker, PodWires(kernel), flusher, links, self._clock, changed)
+        api = Api(attachments, self._readiness, self._metrics, bring_up.wake)
+        server = RelayServer(paths.RELAY_SOCKET, api.handle)
+        server.start()
+        behind.changed()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(drain(api, self._pool, paths.DEL_QUEUE), name="queued DELs"),
+                    tasks.create_task(behind.run(), name="write behind"),
+                    tasks.create_task(flusher.run(), name="flows"),
+                    tasks.create_task(self._http(), name="http"),
+                    tasks.create_task(bring_up.run(), name="bring up"),
+                    tasks.create_task(_raise_when(died), name="wiring thread"),
+                ]
+                await stopping.wait()
+                log.info("stopping")
+                self._readiness.withdraw("a signal asked it to")
+                await server.close()
+                for task in running:
+                    task.cancel()
+        finally:
+            self._readiness.withdraw("it stops")
+            await server.close()
+            checkpoint.write(self._checkpoint, behind.allocations())
+
+    def _connect(self, node: NodeIdentity) -> CloudCalls:
+        from vpccni.aws.boto import Ec2
+
+        ec2 = Ec2(
+            node.region,
+            endpoint=self._settings.ec2_endpoint,
+            timeout_s=self._settings.http_timeout_s,
+            observe=self._metrics.ec2_call,
+        )
+        return CloudCalls(ec2, ec2, ec2)
+
+    async def _http(self) -> None:
+        """Introspection and metrics. An address in use is reported and tried again; pods do not depend on it."""
+        settings = self._settings
+        apps = []
+        if not settings.disable_introspection:
+            apps.append((introspection.make_app(self._pool, settings, self._clock.now), settings.introspection_bind))
+        if not settings.disable_metrics:
+            apps.append((introspection.metrics_app(self._metrics.render), settings.metrics_bind))
+        async with asyncio.TaskGroup() as tasks:
+            for app, listen in apps:
+                tasks.create_task(_serve_http(app, listen, self._clock))
+
+    def _next_index(self) -> int:
+        self._index += 1
+        if self._index >= LAST_INDEX:
+            self._index = FIRST_INDEX
+        return self._index
+
+    def _next_mac(self) -> str:
+        octets = bytearray(self._rng.randbytes(6))
+        octets[0] = octets[0] & 0xFC | 0x02  # unicast, locally administered
+        return octets.hex(":")
+
+
+async def _serve_http(app: web.Application, listen: Listen, clock: Clock) -> None:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        pause_s = 1.0
+        while True:
+            site: web.BaseSite
+            if listen.unix_path:
+                Path(listen.unix_path).unlink(missing_ok=True)
+                site = web.UnixSite(runner, listen.unix_path)
+            else:
+                site = web.TCPSite(runner, listen.host or None, listen.port)
+            try:
+                await site.start()
+                break
+            except OSError as error:
+                log.warning("cannot listen on %s: %s", listen, error.strerror)
+                await clock.sleep(pause_s)
+                pause_s = min(60.0, pause_s * 2)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _raise_when(died: asyncio.Future[None]) -> None:
+    await died
+
+
+def _attachable(bring_up: BringUp) -> tuple[int, int]:
+    enis = bring_up.limits.max_enis
+    return enis, enis * bring_up.limits.slots_per_eni()

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon knows of its ENIs: the last answer of EC2, what it changed itself since, and the corrections.
+
+Knows how an observation is made and which ENIs are ours to touch. Must never decide what a difference means
+(`core.reconcile` does). `ipamd.steprunner` and `ipamd.startup` use it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import inf
+
+from vpccni.aws.values import Interface, IPNetwork, NodeIdentity, Subnet
+from vpccni.clock import Clock
+from vpccni.core import corrections, subnets, view
+from vpccni.core.corrections import Correction, OrphanGrant, ReleaseGrant, RestoreGrant, Suspect
+from vpccni.core.eni import Eni
+from vpccni.core.podseen import ObservedPod
+from vpccni.core.pool import Pool
+from vpccni.core.reconcile import reconcile
+from vpccni.core.view import NodePolicy, View
+from vpccni.errors import CloudError
+from vpccni.ipamd import records
+from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.journal import Record
+from vpccni.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Record_ = Callable[[Record], Awaitable[None]]
+PodsSeen = Callable[[], Awaitable[tuple[ObservedPod, ...]]]
+
+
+class NodeView:
+    """Observes. `interfaces` and `subnets` hold the last answers."""
+
+    def __init__(
+        self,
+        node: NodeIdentity,
+        settings: Settings,
+        calls: CloudCalls,
+        pods: PodsSeen,
+        record: Record_,
+        clock: Clock,
+    ) -> None:
+        self._node, self._settings = node, settings
+        self._calls, self._pods, self._record, self._clock = calls, pods, record, clock
+        self._changed_at: dict[str, float] = {}
+        self._subnets: dict[str, Subnet] = {}
+        self.interfaces: tuple[Interface, ...] = ()
+
+    @property
+    def security_groups(self) -> tuple[str, ...]:
+        """Those of the primary ENI, which new ENIs get too."""
+        return self._primary().security_groups
+
+    @property
+    def subnet_cidrs(self) -> dict[str, IPNetwork]:
+        """IPv4 CIDR by subnet id."""
+        return {name: subnet.cidr for name, subnet in self._subnets.items() if subnet.cidr is not None}
+
+    @contextmanager
+    def touching(self, eni_id: str) -> Iterator[None]:
+        """While we change an ENI, and for a while after, EC2's answers about it are not believed."""
+        self._changed_at[eni_id] = inf
+        try:
+            yield
+        finally:
+            self._changed_at[eni_id] = self._clock.now()
+
+    def learn(self, found: Iterable[Subnet]) -> None:
+        """Remember subnets."""
+        self._subnets.update((subnet.subnet_id, subnet) for subnet in found)
+
+    async def observe(self) -> None:
+        """Ask EC2 for interfaces, and for subnets when one of theirs is not known. Raises CloudError."""
+        instance_id = self._node.instance_id
+        self.interfaces = await self._calls.run(lambda: self._calls.inventory.attached(instance_id))
+        if not all(each.subnet_id in self._subnets for each in self.interfaces):
+            vpc_id, zone = self._node.vpc_id, self._node.availability_zone
+            self.learn(await self._calls.run(lambda: self._calls.inventory.subnets(vpc_id, zone)))
+
+    async def reconcile(self, pool: Pool, busy: frozenset[str]) -> list[str]:
+        """Observe, compare and correct the pool; ENIs of unfinished sagas (`busy`) are left alone.
+
+        Returns the kinds of corrections that were made.
+        """
+        observed_at = self._clock.now()
+        await self.observe()
+        pods = await self._pods()
+        now = self._clock.now()
+        seen = tuple(each for each in self.interfaces if each.eni_id not in busy or pool.eni(each.eni_id))
+        found = reconcile(
+            pool,
+            View(seen, observed_at, self._subnets, pods),
+            self._policy(),
+            now,
+            changed_at=self._changed_at | dict.fromkeys(busy, inf),
+        )
+        grants = {each.key: pool.grant(each.key) for each in found if isinstance(each, ReleaseGrant)}
+        for correction, refusal in corrections.apply(pool, found, now):
+            log.warning("not corrected: %s", correction, extra={"facts": {"why": str(refusal)}})
+        for correction in found:
+            _tell(correction)
+            if isinstance(correction, RestoreGrant):
+                await self._record(records.granted(correction.grant))
+            elif isinstance(correction, ReleaseGrant) and (grant := grants[correction.key]) is not None:
+                await self._record(records.released(grant, now))
+        return [type(each).__name__ for each in found]
+
+    def eni_of(self, interface: Interface, now: float) -> Eni:
+        """An attached interface as the pool wants it. Raises CloudError when it is not one of ours."""
+        eni = view.eni_of(interface, self._policy(), View((interface,), now, self._subnets), now)
+        if eni is None:
+            raise CloudError(
+                "use the new ENI",
+                f"EC2 does not show {interface.eni_id} attached to a network card that is managed",
+                code="eni-elsewhere",
+                hint="the daemon looks again at the next reconcile",
+                evidence={"eni": interface.eni_id},
+            )
+        return eni
+
+    def routed(self, pool: Pool) -> list[Interface]:
+        """Interfaces that the node routes for: the pool's managed ones, as EC2 last described them."""
+        known = {each.eni_id: each for each in self.interfaces}
+        ours = [held.eni for held in pool.held() if held.eni.managed and not held.withdrawn]
+        return [known[eni.id] for eni in ours if eni.id in known]
+
+    def remember(self, interface: Interface) -> None:
+        """An interface that a saga has just attached."""
+        self.interfaces = (*(each for each in self.interfaces if each.eni_id != interface.eni_id), interface)
+        self._changed_at[interface.eni_id] = self._clock.now()
+
+    def _policy(self) -> NodePolicy:
+        discovery, cluster = self._settings.enable_subnet_discovery, self._settings.cluster_name
+        out = (name for name, subnet in self._subnets.items() if discovery and subnets.excluded(subnet, cluster))
+        return NodePolicy(
+            instance_id=self._node.instance_id,
+            custom_networking=self._settings.custom_networking,
+            manage_untagged=self._settings.manage_untagged_eni,
+            excluded_subnets=frozenset(out),
+        )
+
+    def _primary(self) -> Interface:
+        for interface in self.interfaces:
+            if interface.mac == self._node.mac:
+                return interface
+        raise CloudError(
+            "find the primary ENI",
+            f"EC2 lists no interface with MAC {self._node.mac} on {self._node.instance_id}",
+            code="primary-eni-missing",
+            hint="EC2 may be behind; the daemon asks again",
+            evidence={"interfaces": " ".join(each.eni_id for each in self.interfaces)},
+        )
+
+
+def _tell(correction: Correction) -> None:
+    loud = isinstance(correction, OrphanGrant | Suspect | ReleaseGrant)
+    log.log(logging.WARNING if loud else logging.INFO, "correction: %s", correction)
