@@ -73,7 +73,8 @@ def attachment_here(interface: Interface, policy: NodePolicy) -> Attachment | No
 def eni_of(interface: Interface, policy: NodePolicy, view: View, created_at: float) -> Eni | None:
     """An EC2 interface as the pool sees it; None when it does not hang on a managed card of this instance.
 
-    An unmanaged one only occupies a slot: pods that use it already keep it, new ones never get it. One that is being detached serves no new pods.
+    An unmanaged one only occupies a slot: pods that use it already keep it, new ones never get it. One that is being
+    detached serves no new pods either.
     """
     attachment = attachment_here(interface, policy)
     if attachment is None:
