@@ -178,9 +178,9 @@ def pod_alias(network: str, container_id: str, ifname: str, namespace: str, pod:
 
 
 def parse_alias(text: str) -> PodAlias | None:
-    """The inverse of `pod_alias`; None for any other text."""
+    """The inverse of `pod_alias`; None for any other text. Without Kubernetes names both halves are empty."""
     words = text.split(" ")
     if len(words) != 5 or words[0] != ALIAS_PREFIX or not all(words):
         return None
     namespace, slash, pod = words[4].partition("/")
-    return PodAlias(words[1], words[2], words[3], namespace, pod) if slash and pod else None
+    return PodAlias(words[1], words[2], words[3], namespace, pod) if slash else None
