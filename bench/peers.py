@@ -119,7 +119,7 @@ class Node:
         command = spawn_command(
             Path("/opt/cni/bin/aws-cni"), self._netconf, "-", scenario, scenario.present, prefix=f"b{self._runs:03d}"
         )
-        sample = parse(self._lab("exec", self._node["name"], "--", *command), unique=True)
+        sample = parse(self._lab("exec", f"node/{self._node['name']}", "--", *command), unique=True)
         self._settle()
         return sample
 
@@ -141,7 +141,7 @@ class Node:
 
     def _pool_addresses(self) -> int:
         cards: dict[str, Any] = json.loads(
-            self._inside(sys.executable, "-m", "bench.peers", self._node["introspection"])
+            self._inside(sys.executable, "-m", "bench.peers", self._node["introspection_url"])
         )
         return sum(card["TotalIPs"] for card in cards.values())
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's arithmetic on samples with known answers, and its C programs once over on the real kernel.
+
+Knows the output format of the C programs. Must never assert a speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from bench.add import Sample, Scenario, percentile, run_all, summarise
+from bench.peers import BUILD, HERE, BenchmarkError, compile_programs, parse
+
+ONE = Scenario("one at a time", callers=1, present=0, pods=2)
+MS = 1_000_000
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+
+def test_percentiles_are_values_that_occurred():
+    values = list(range(100, 0, -1))
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7], 0.99)) == (51, 100, 7)
+
+
+def test_ratios_and_shares_follow_from_medians_over_repetitions():
+    samples = {
+        "floor": [Sample([1 * MS, 1 * MS], 2 * MS, start_ns=[MS // 4, MS // 4])],
+        "relay": [Sample([MS // 2, MS // 2], MS)],
+        "node": [Sample([3 * MS, 3 * MS], 6 * MS), Sample([9 * MS, 9 * MS], 18 * MS), Sample([3 * MS] * 2, 6 * MS)],
+    }
+    row = summarise(ONE, samples)
+    assert row["p50_to_floor"] == pytest.approx(3.0)  # the slow repetition is not the median
+    assert row["throughput_to_floor"] == pytest.approx(3.0)
+    shares = row["shares"]
+    assert {part: share["ms"] for part, share in shares.items()} == pytest.approx(
+        {"relay": 0.5, "kernel": 0.75, "daemon": 1.75}
+    )
+    assert sum(share["of_p50"] for share in shares.values()) == pytest.approx(1.0)
+
+
+def test_without_a_node_there_is_no_ratio():
+    row = summarise(ONE, {"floor": [Sample([MS], MS, start_ns=[1])], "relay": [Sample([MS], MS)]})
+    assert "p50_to_floor" not in row
+    assert json.dumps(row)
+
+
+def test_two_pods_with_one_address_are_an_error_and_not_a_figure():
+    doubled = "present 0 0 10.0.0.1\nadd 1 5 10.0.0.1\nwall 9\n"
+    with pytest.raises(BenchmarkError, match=r"two pods got one address: 10\.0\.0\.1"):
+        parse(doubled, unique=True)
+    assert parse(doubled.replace("10.0.0.1\nw", "10.0.0.2\nw"), unique=True) == Sample([5], 9)
+
+
+def test_peers_take_turns():
+    order = []
+
+    class Recorder:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, scenario):
+            order.append(self.name)
+            return Sample([1], 1)
+
+    run_all([ONE], [Recorder("floor"), Recorder("node")], repetitions=2)
+    assert order == ["floor", "node", "floor", "node"]
+
+
+@needs_root
+@pytest.mark.netns
+def test_floor_and_relay_run_on_this_kernel():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--without-node", "--quick", "-o", "json"],
+        cwd=HERE.parent, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["callers"] for row in rows] == [1, 16]
+    assert all(row["floor"]["p50_ms"] > row["floor"]["start_p50_ms"] > 0 for row in rows)
+
+
+@needs_root
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["floor", "/nonexistent", "0", "1", "1"], "cannot start /nonexistent"),
+        (["floor", "x", "0", "many", "1"], "PODS is a number"),
+        (["spawn", "/bin/false", "/dev/null", "-", "p", "0", "1", "1"], "ADD of pod 0 failed"),
+        (["spawn", "/bin/true", "/dev/null", "-", "p", "0", "1", "1"], "has no address"),
+    ],
+)
+def test_a_pod_that_fails_fails_the_benchmark(words, named):
+    compile_programs()
+    done = subprocess.run([BUILD / words[0], *words[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert named in done.stderr
