@@ -49,10 +49,10 @@ def test_every_message_states_its_own_length_and_is_aligned(value):
 
 @_moderate
 @given(values, st.data())
-def test_a_cut_message_is_an_error_and_not_a_value(value, data):
+def test_a_cut_message_is_an_error_and_not_a_value(value, choice):
     message = encode(add(value), 1)
     with pytest.raises(ValueError, match="netlink"):
-        decode(message[: data.draw(st.integers(16, len(message) - 1))])
+        decode(message[: choice.draw(st.integers(16, len(message) - 1))])
 
 
 def _read_by_pyroute2(kind, value):

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
+import vpccni
 from vpccni.netlink.values import (
     Address,
     Link,
@@ -20,6 +24,7 @@ from vpccni.netlink.values import (
     set_link,
 )
 
+_SOURCE = str(Path(vpccni.__file__).parents[1])
 POD = ip_network("10.20.1.5/32")
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 
@@ -110,3 +115,15 @@ def test_what_the_kernel_would_add_is_in_the_value_already():
 def test_a_request_that_the_kernel_would_misread_is_refused(make):
     with pytest.raises(ValueError, match=r"rule|request"):
         make()
+
+
+def test_importing_the_values_brings_no_socket_into_the_process():
+    """`core` imports the values, and it must stay free of effects."""
+    program = (
+        "import sys, vpccni.netlink.values as v; str(v.delete_group(1)); "
+        "print(*sorted({'socket', '_socket', 'ctypes', 'fcntl', 'vpccni.netlink.socket'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], env={"PYTHONPATH": _SOURCE}, text=True, capture_output=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
