@@ -127,6 +127,22 @@ def test_the_secondary_eni_drains_before_the_primary_and_the_emptier_one_first()
     ]
 
 
+def test_of_equal_enis_the_highest_device_goes_first() -> None:
+    steps = plan(pool_of(eni(0, 9), eni(1, 9), eni(2, 9)), Targets(), M5_LARGE, NOW)
+    assert [step.eni_id for step in steps if isinstance(step, FreeEni)] == ["E2", "E1"]
+    (step,) = plan(pool_of(eni(0, 9), eni(1, 9), eni(2, 9)), Targets(warm_eni=2), M5_LARGE, NOW)
+    assert isinstance(step, FreeEni) and step.eni_id == "E2"
+
+
+def test_an_eni_on_its_way_out_gets_nothing_more_and_is_not_freed_twice() -> None:
+    pool = pool_of(eni(0, 9), eni(1, 0))
+    (step,) = plan(pool, Targets(warm_ip=10), M5_LARGE, NOW)
+    assert isinstance(step, AssignBlocks) and step.eni_id == "E1"
+    pool.withdraw("E1")
+    assert actions(plan(pool, Targets(warm_ip=10), M5_LARGE, NOW)) == [AttachEni]
+    assert plan(pool, Targets(), M5_LARGE, NOW) == []
+
+
 def test_steps_that_are_being_run_are_not_planned_again_and_nothing_shrinks_meanwhile() -> None:
     pool = pool_of(eni(0, 9))
     pool.assign(PodKey("aws-cni", "a", "eth0"), PodIdentity("default", "x"), NOW)

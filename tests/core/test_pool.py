@@ -133,6 +133,26 @@ def test_undoing_the_use_of_a_rested_address_puts_it_back_in_its_turn() -> None:
     assert [given(pool, name, 4.0) for name in "de"] == ["10.0.0.5", "10.0.0.4"]
 
 
+def test_undoing_within_a_prefix_keeps_the_order_of_its_rested_addresses() -> None:
+    pool = Pool(0.0, Mode.PREFIX)
+    pool.add_eni(Eni("eni-a", primary=True, blocks=prefixes("10.0.0.16/28")))
+    for name in range(16):
+        given(pool, f"first-{name}")
+    for name in range(16):
+        pool.release(key(f"first-{name}"), float(name))
+    assert given(pool, "a", 100.0) == "10.0.0.16"
+    pool.undo_assign(key("a"))
+    assert [given(pool, name, 100.0) for name in "bc"] == ["10.0.0.16", "10.0.0.17"]
+
+
+def test_adding_a_block_again_changes_nothing() -> None:
+    pool = two_enis()
+    before = pool.stats(0.0)
+    assert pool.add_blocks("eni-a", singles("10.0.0.4", "10.0.0.9")) == singles("10.0.0.9")
+    pool.remove_blocks("eni-a", singles("10.0.0.9"))
+    assert pool.stats(0.0) == before
+
+
 def test_a_grant_without_an_eni_is_kept_and_reserves_its_address_when_the_block_appears() -> None:
     pool = two_enis()
     lost = Grant(key("lost"), POD, (GrantedAddress(IPv4Address("10.0.2.20")),), 0.0)

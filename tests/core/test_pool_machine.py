@@ -82,7 +82,8 @@ class PoolMachine(RuleBasedStateMachine):
         if f"eni-{eni}" not in self.held:
             return
         block = block_at(eni, slot, size)
-        self.both("add_blocks", f"eni-{eni}", (block,))
+        known = block in self.held[f"eni-{eni}"]
+        assert self.both("add_blocks", f"eni-{eni}", (block,)) == (() if known else (block,))
         self.held[f"eni-{eni}"][block] = True
 
     @rule(eni=ENIS, slot=SLOTS, size=st.sampled_from([1, 16]), lost=st.booleans())
