@@ -149,6 +149,8 @@ def test_being_stopped_and_continued_loses_nothing(relay: Relay) -> None:
         process.stdin.write(NETCONF)
         process.stdin.close()
         assert held.wait(5)
+        while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "S":
+            time.sleep(0.001)  # until it sleeps in its receive
         for sent in (signal.SIGSTOP, signal.SIGCONT):  # a receive with a timeout ends with EINTR on these
             process.send_signal(sent)
             time.sleep(0.05)
