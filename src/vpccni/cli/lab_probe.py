@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
@@ -80,11 +81,8 @@ def _cell(outcome: Outcome | None) -> str:
 
 
 def _summary(outcomes: Sequence[Outcome]) -> None:
-    kinds: dict[str, int] = {}
-    for outcome in outcomes:
-        kind = f"seen as {outcome.seen_is}" if outcome.reached else f"failed: {outcome.error}"
-        kinds[kind] = kinds.get(kind, 0) + 1
-    table(["outcome", "pairs"], sorted(kinds.items(), key=lambda row: row[1], reverse=True))
+    kinds = Counter(f"seen as {one.seen_is}" if one.reached else f"failed: {one.error}" for one in outcomes)
+    table(["outcome", "pairs"], kinds.most_common())
     rows = [(one.source, one.destination, one.address, one.error) for one in outcomes if not one.reached]
     if rows:
         table(["from", "to", "address", "why"], rows[:50])
