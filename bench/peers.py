@@ -93,7 +93,8 @@ class Node:
 
     def __init__(self, instance_type: str) -> None:
         self._instance_type = instance_type
-        self._environ = {**os.environ, "VPCCNI_LAB_NAME": "bench"}
+        # A lab of this process alone: it disturbs neither the user's lab nor another benchmark.
+        self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}"}
         self._runs = 0
 
     def __enter__(self) -> Self:
