@@ -32,11 +32,16 @@ class Completed(Protocol):
     """A finished program: `subprocess.CompletedProcess[bytes]` is one."""
 
     @property
-    def returncode(self) -> int: ...
+    def returncode(self) -> int:
+        """The exit code."""
+
     @property
-    def stdout(self) -> bytes: ...
+    def stdout(self) -> bytes:
+        """A result or an error object."""
+
     @property
-    def stderr(self) -> bytes: ...
+    def stderr(self) -> bytes:
+        """Whatever the plugin logs."""
 
 
 Launch = Callable[[Sequence[str], Mapping[str, str], bytes], Completed]
@@ -223,7 +228,7 @@ class Runtime:
         spoken: dict[str, tuple[str, ...]] = {}
         for plugin in self.network.plugins:
             # Plugins older than VERSION demand the variables of an ADD before they look at the command.
-            dummy = Sandbox("dummy", "dummy", "dummy")
+            dummy = Sandbox("", "dummy", "dummy")
             stdin = {"cniVersion": self.network.version}
             answer = json.loads(self._execute("VERSION", plugin["type"], dummy, stdin).stdout)
             spoken[plugin["type"]] = tuple(answer["supportedVersions"])
