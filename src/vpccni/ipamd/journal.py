@@ -30,11 +30,11 @@ def _line(record: Record) -> bytes:
 
 def _parse(line: bytes) -> Record | None:
     checksum, _, body = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(body):
+        return None
     try:
-        if int(checksum, 16) != zlib.crc32(body):
-            return None
         record = msgspec.json.decode(body)
-    except (ValueError, msgspec.DecodeError):
+    except msgspec.DecodeError:
         return None
     return record if isinstance(record, dict) else None
 
