@@ -26,13 +26,15 @@ BUILD = HERE / "build"
 RELAY = HERE.parent / "src" / "vpccni" / "cni" / "_relay" / "aws-cni"
 VPCCNI = Path(sys.executable).with_name("vpccni")
 
-# More than any scenario makes, so that nothing waits for EC2 and the addresses in cooldown do not run out.
-POOL_ADDRESSES = 360
+# Full before the first ADD, so that nothing waits for EC2: room for a scenario beside those whose addresses cool down.
+POOL_ADDRESSES = 700
+# The shortest with which a DEL works as it does with the default of 30 s: connections are forgotten after the answer.
+COOLDOWN_S = 5
 NODE_SETTINGS = {
     "MINIMUM_IP_TARGET": str(POOL_ADDRESSES),
     "WARM_IP_TARGET": "1",
-    "IP_COOLDOWN_PERIOD": "1",
-    "VPCCNI_MAX_PODS": "700",
+    "IP_COOLDOWN_PERIOD": str(COOLDOWN_S),
+    "VPCCNI_MAX_PODS": str(POOL_ADDRESSES),
 }
 POOL_WITHIN_S = 60.0
 PODS_GONE_WITHIN_S = 30.0
@@ -96,6 +98,7 @@ class Node:
         # A lab of this process alone: it disturbs neither the user's lab nor another benchmark.
         self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}"}
         self._runs = 0
+        self._released: list[tuple[float, int]] = []  # when, how many addresses
 
     def __enter__(self) -> Self:
         settings = [word for name, value in NODE_SETTINGS.items() for word in ("--env", f"{name}={value}")]
@@ -117,10 +120,12 @@ class Node:
     def run(self, scenario: Scenario) -> Sample:
         """Run the scenario's ADDs and DELs on the node and wait until the pods' links are gone."""
         self._runs += 1
+        self._wait_for_room(scenario.present + scenario.pods)
         command = spawn_command(
             Path("/opt/cni/bin/aws-cni"), self._netconf, "-", scenario, scenario.present, prefix=f"b{self._runs:03d}"
         )
         sample = parse(self._lab("exec", f"node/{self._node['name']}", "--", *command), unique=True)
+        self._released.append((time.monotonic(), scenario.present + scenario.pods))
         self._settle()
         return sample
 
@@ -159,10 +164,18 @@ class Node:
     def _count_links(self) -> int:
         return len(self._inside("ip", "-o", "link").splitlines())
 
+    def _wait_for_room(self, addresses: int) -> None:
+        """Wait until so many addresses are out of their cooldown."""
+        while True:
+            oldest_s = time.monotonic() - COOLDOWN_S - 0.5
+            self._released = [(when, count) for when, count in self._released if when > oldest_s]
+            if sum(count for _, count in self._released) + addresses <= POOL_ADDRESSES:
+                return
+            time.sleep(0.1)
+
     def _settle(self) -> None:
+        """Wait until the kernel has taken the pods' namespaces and links down."""
         deadline = time.monotonic() + PODS_GONE_WITHIN_S
-        # The cooldown of the addresses, and the kernel's own time to take the namespaces down.
-        time.sleep(float(NODE_SETTINGS["IP_COOLDOWN_PERIOD"]) + 0.1)
         while self._count_links() > self._links:
             if time.monotonic() > deadline:
                 raise BenchmarkError(f"links of deleted pods are still there after {PODS_GONE_WITHIN_S:.0f} s")

@@ -17,8 +17,8 @@ Row = Mapping[str, Any]
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """Latencies and ratios, then the shares of one ADD."""
-    # A pipe has no width of its own; 80 columns would cut the figures.
-    console = console or Console(width=None if Console().is_terminal else 120)
+    # A pipe has no width of its own; 80 columns would cut figures off.
+    console = console or Console(width=None if Console().is_terminal else 140)
     console.print(_latencies(rows))
     shares = [row for row in rows if "shares" in row]
     if shares:
@@ -30,8 +30,8 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
 def _latencies(rows: Sequence[Row]) -> Table:
     table = Table(title="ADD from exec to result, milliseconds (median of repetitions)")
     table.add_column("scenario", no_wrap=True)
-    for heading in ("node p50", "p99", "pods/s", "floor p50", "p99", "pods/s", "p50 / floor", "by pods/s", "DEL p50"):
-        table.add_column(heading, justify="right")
+    for heading in ("node p50", "p99", "pods/s", "floor p50", "p99", "pods/s", "p50/floor", "by pods/s", "DEL p50"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         node, floor = row.get("node", {}), row["floor"]
         table.add_row(
