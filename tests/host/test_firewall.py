@@ -17,6 +17,7 @@ import pytest
 from vpccni.core.snat import ChainRules, IptablesRules, SnatPolicy, TableRules, nothing, rules
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
+from vpccni.host.programs import DIRECTORIES
 from vpccni.netlink.namespace import inside
 
 pytestmark = [
@@ -29,12 +30,29 @@ CIDRS = (IPv4Network("192.168.0.0/16"), IPv4Network("100.64.0.0/16"))
 POLICY = SnatPolicy("eth0", IPv4Address("192.168.0.10"), CIDRS)
 
 
-@pytest.fixture
-def node(spaces) -> Iterator:
-    """A node's namespace, which the test's thread has entered."""
-    space = spaces()
-    with inside(space.fd):
-        yield space
+class Node:
+    """A node's namespace and one variant of iptables."""
+
+    def __init__(self, space, programs: Path) -> None:
+        self.name, self.fd, self._space, self._programs = space.name, space.fd, space, programs
+        self.firewall = Firewall((str(programs), *DIRECTORIES))
+
+    def run(self, program: str, *arguments: str) -> str:
+        own = self._programs / program
+        return self._space.run(str(own) if own.exists() else program, *arguments)
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def node(spaces, request, tmp_path) -> Iterator[Node]:
+    """A node, whose namespace the test's thread has entered, with each variant of iptables that the machine has."""
+    program = Path(f"/usr/sbin/xtables-{request.param}-multi")
+    if not program.exists():
+        pytest.skip(f"needs {program}")
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        (tmp_path / name).symlink_to(program)
+    made = Node(spaces(), tmp_path)
+    with inside(made.fd):
+        yield made
 
 
 def listed(node, table: str) -> list[str]:
@@ -48,7 +66,7 @@ def counted(node) -> dict[str, str]:
 
 
 def test_the_kernel_lists_what_the_golden_files_hold(node):
-    Firewall().apply(rules(POLICY))
+    node.firewall.apply(rules(POLICY))
     assert listed(node, "nat") == (GOLDEN / "nat.txt").read_text().splitlines()
     mangle = [line for line in listed(node, "mangle") if not line.startswith("-P")]
     assert mangle == (GOLDEN / "mangle.txt").read_text().splitlines()
@@ -67,12 +85,12 @@ def test_a_second_application_finds_nothing_to_do(node, external, node_port, ran
         excluded=excluded,
         mark=0x10000,
     )
-    assert Firewall().apply(rules(policy))
-    assert Firewall().apply(rules(policy)) == ""
+    assert node.firewall.apply(rules(policy))
+    assert node.firewall.apply(rules(policy)) == ""
 
 
 def test_any_order_of_policies_ends_in_the_same_rules(node):
-    firewall, dice = Firewall(), random.Random(3)
+    firewall, dice = node.firewall, random.Random(3)
     firewall.apply(rules(POLICY))
     wanted = listed(node, "nat"), listed(node, "mangle")
     for external, node_port, prefix in itertools.product([True, False], [True, False], ["eni", "veth"]):
@@ -95,7 +113,7 @@ def test_foreign_rules_stay_and_ours_come_behind_them(node):
     node.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.9.9.9", "-j", "MASQUERADE")
     node.run("iptables", "-t", "mangle", "-A", "PREROUTING", "-i", "wg0", "-j", "MARK", "--set-mark", "0x4")
     before = {table: listed(node, table) for table in ("nat", "mangle")}
-    firewall = Firewall()
+    firewall = node.firewall
     firewall.apply(rules(POLICY))
     prerouting = [line for line in listed(node, "nat") if line.startswith("-A PREROUTING")]
     assert ["KUBE-SERVICES" in line for line in prerouting] == [True, False, False]
@@ -117,13 +135,13 @@ def test_stale_rules_and_chains_of_ours_are_removed(node):
     ]
     for line in stale:
         node.run("iptables", *(word.replace("~", " ") for word in line.split()))
-    Firewall().apply(rules(POLICY))
+    node.firewall.apply(rules(POLICY))
     assert listed(node, "nat") == (GOLDEN / "nat.txt").read_text().splitlines()
     assert "ens5" not in " ".join(listed(node, "mangle"))
 
 
 def test_a_new_vpc_cidr_touches_no_rule_that_is_right(node):
-    firewall = Firewall()
+    firewall = node.firewall
     firewall.apply(rules(POLICY))
     # Counters tell whether a rule was replaced: give every rule one that a new rule would not have.
     saved = node.run("iptables-save", "-c", "-t", "nat").replace("[0:0]", "[7:700]")
@@ -140,7 +158,7 @@ def test_a_new_vpc_cidr_touches_no_rule_that_is_right(node):
 
 
 def test_rules_flushed_by_somebody_else_come_back(node):
-    firewall = Firewall()
+    firewall = node.firewall
     firewall.apply(rules(POLICY))
     wanted = listed(node, "nat")
     node.run("iptables", "-t", "nat", "-F")
@@ -149,7 +167,7 @@ def test_rules_flushed_by_somebody_else_come_back(node):
 
 
 def test_a_wrong_rule_is_refused_as_a_whole_and_named(node):
-    firewall = Firewall()
+    firewall = node.firewall
     firewall.apply(rules(POLICY))
     before = {table: listed(node, table) for table in ("nat", "mangle")}
     good = rules(replace(POLICY, vpc_cidrs=(*CIDRS, IPv4Network("10.77.0.0/16"))))
@@ -194,7 +212,7 @@ def test_only_the_calling_threads_namespace_changes(spaces):
 def test_the_go_implementations_nftables_backend_is_removed(node):
     if shutil.which("nft", path="/usr/sbin:/sbin") is None:
         pytest.skip("needs nft")
-    firewall = Firewall()
+    firewall = node.firewall
     assert firewall.remove_nft_backend() is False
     node.run("nft", "add", "table", "ip", "aws-cni")
     node.run("nft", "add", "table", "ip", "mine")
