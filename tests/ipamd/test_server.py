@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,32 +71,34 @@ def test_descriptors_are_closed_whatever_comes(tmp_path: Path) -> None:
         time.sleep(0.2)  # the server closes after it has answered
         return open_count() - before
 
-    assert served(path, echo, client) == 0
+    assert served(path, echo, client) <= 0  # the count before may still include the connection of the warm-up
 
 
-def test_the_socket_is_for_root_alone_by_mode_and_by_credentials(tmp_path: Path) -> None:
-    path = tmp_path / "relay.sock"
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:-1]:
-        if parent.stat().st_uid == 0 and str(parent) != "/tmp":
-            parent.chmod(0o755)
+def test_the_socket_is_for_root_alone_by_mode_and_by_credentials() -> None:
     code = (
         "import socket,sys; s=socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5)\n"
-        "try:\n s.connect(sys.argv[1]); s.send(bytes.fromhex(sys.argv[2])); print('got', len(s.recv(1000)))\n"
+        "try:\n s.connect(sys.argv[1]); s.send(bytes.fromhex(sys.argv[2])); print(s.recv(1000).decode())\n"
         "except OSError as error:\n print(type(error).__name__)"
     )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "relay.sock"
 
-    def stranger() -> str:
-        run = [sys.executable, "-c", code, str(path), REQUEST.hex()]
-        return subprocess.run(run, user=65534, group=65534, capture_output=True, text=True, check=True).stdout.strip()
+        def stranger() -> str:
+            run = ["/usr/bin/python3", "-c", code, str(path), REQUEST.hex()]
+            return subprocess.run(run, user=65534, group=65534, capture_output=True, text=True, check=True).stdout
 
-    def client() -> tuple[int, str, str]:
-        mode = path.stat().st_mode & 0o777
-        refused = stranger()
-        path.chmod(0o666)  # even if somebody opens the file up
-        return mode, refused, stranger()
+        def client() -> tuple[int, str, str]:
+            mode = path.stat().st_mode & 0o777
+            refused = stranger().strip()
+            path.chmod(0o666)  # even if somebody opens the file up
+            return mode, refused, stranger()
 
-    assert served(path, echo, client) == (0o600, "PermissionError", "got 0")
+        mode, refused, told = served(path, echo, client)  # type: ignore[misc]
+    assert (mode, refused) == (0o600, "PermissionError")
+    assert told.startswith("1\n")
+    assert "it is not root" in told
+    assert "ADD 0" not in told
 
 
 def test_a_second_daemon_is_refused_and_a_stale_socket_is_replaced(tmp_path: Path) -> None:

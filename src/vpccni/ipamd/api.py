@@ -8,15 +8,12 @@ kernel, disk or EC2 itself. `ipamd.server` calls `handle` with each relayed requ
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from vpccni.cni import result
+from vpccni.cni.netconf import stated_version
 from vpccni.cni.request import AddRequest, CheckRequest, DelRequest, GcRequest, Request, StatusRequest, parse
 from vpccni.cni.result import NicResult
-from vpccni.cni.versions import SUPPORTED
 from vpccni.cni.wire import RelayRequest
 from vpccni.core.grant import PodIdentity, PodKey
 from vpccni.errors import (
@@ -26,6 +23,7 @@ from vpccni.errors import (
     DaemonNotReady,
     HostError,
     NetconfError,
+    NoAddress,
     VpcCniError,
 )
 from vpccni.ipamd.attachments import Attachments, Wired
@@ -55,18 +53,25 @@ class Readiness(Protocol):
         """Why not, or None."""
 
 
+class Growth(Protocol):
+    """What makes the pool larger."""
+
+    def wake(self) -> None:
+        """An ADD found nothing: grow now."""
+
+    def explain(self, refusal: NoAddress) -> NoAddress:
+        """The refusal with the reason why nothing is there yet."""
+
+
 class Api:
     """Dispatches typed requests."""
 
-    def __init__(
-        self, attachments: Attachments, readiness: Readiness, meter: RequestMeter, wake: Callable[[], None]
-    ) -> None:
-        """`wake` tells the engine that an ADD found nothing."""
-        self._attachments, self._readiness, self._meter, self._wake = attachments, readiness, meter, wake
+    def __init__(self, attachments: Attachments, readiness: Readiness, meter: RequestMeter, growth: Growth) -> None:
+        self._attachments, self._readiness, self._meter, self._growth = attachments, readiness, meter, growth
 
     async def handle(self, relayed: RelayRequest, netns_fd: int | None) -> Reply:
         """Serve one request. The reply is an error object with exit code 1 for anything that went wrong."""
-        version = _version(relayed.stdin)
+        version = stated_version(relayed.stdin)
         try:
             stdout = await self._serve(parse(relayed), netns_fd)
         except VpcCniError as error:
@@ -96,9 +101,9 @@ class Api:
 
     async def _add(self, request: AddRequest, netns_fd: int | None) -> bytes:
         self._meter.add_request()
-        refusal = self._readiness.not_ready()
-        if refusal is not None:
-            raise refusal
+        closed = self._readiness.not_ready()
+        if closed is not None:
+            raise closed
         if netns_fd is None:
             raise NetconfError(
                 "wire the pod",
@@ -110,11 +115,10 @@ class Api:
         key, pod = _key(request), _pod(request)
         try:
             wired = await self._attachments.add(key, pod, netns_fd)
-        except VpcCniError as error:
-            if error.cni_error_code == 11:
-                self._meter.no_address()
-                self._wake()
-            raise
+        except NoAddress as refusal:
+            self._meter.no_address()
+            self._growth.wake()
+            raise self._growth.explain(refusal) from None
         log.info(
             "added", extra={"facts": {"pod": str(pod), "address": str(wired.grant), "container": key.container_id}}
         )
@@ -197,15 +201,6 @@ def nics_of(wired: Wired) -> list[NicResult]:
             mtu=wiring.plan.mtu,
         )
     ]
-
-
-def _version(stdin: bytes) -> str:
-    """The CNI version to answer in, also for a configuration that cannot be used."""
-    try:
-        version = msgspec.json.decode(stdin)["cniVersion"]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return "1.0.0"
-    return version if version in SUPPORTED else "1.0.0"
 
 
 def _key(request: AddRequest | DelRequest | CheckRequest) -> PodKey:

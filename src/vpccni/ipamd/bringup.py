@@ -23,11 +23,12 @@ from vpccni.core import limits as type_limits
 from vpccni.core.maxpods import max_pods
 from vpccni.core.pool import Pool
 from vpccni.core.targets import NodeLimits, Targets
-from vpccni.errors import VpcCniError
+from vpccni.errors import NoAddress, VpcCniError
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.ipamd.cloudcalls import CloudCalls
 from vpccni.ipamd.engine import Engine
+from vpccni.ipamd.explain import explained
 from vpccni.ipamd.holds import HoldBook
 from vpccni.ipamd.metrics import Metrics
 from vpccni.ipamd.nodeside import NodeSide
@@ -101,6 +102,12 @@ class BringUp:
         """An ADD found nothing."""
         if self.engine is not None:
             self.engine.wake()
+
+    def explain(self, refusal: NoAddress) -> NoAddress:
+        """The refusal of an ADD, with what keeps the pool from growing as code, reason and next step."""
+        if self.engine is None or self.engine.growing():
+            return refusal
+        return explained(refusal, self.engine.waits, self._holds.last_error)
 
     def changed(self) -> None:
         """The pool changed."""

@@ -17,7 +17,7 @@ from vpccni.core import plan as planning
 from vpccni.core import targets as targeting
 from vpccni.core.pool import Pool
 from vpccni.core.reconcile import SETTLE_S
-from vpccni.core.steps import FreeEni, Step, UnassignBlocks, Wait
+from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
 from vpccni.core.targets import NodeLimits, Targets
 from vpccni.errors import Refused, VpcCniError
 from vpccni.ipamd.holds import HoldBook
@@ -51,7 +51,7 @@ class Engine:
         self._pending: list[Step] = []
         self._reconcile_at = clock.now() + RECONCILE_S
         self._last_decrease: float | None = None
-        self._waits: tuple[str, ...] = ()
+        self.waits: tuple[Wait, ...] = ()
         self._reconciling = False
         self._tasks = asyncio.TaskGroup()
 
@@ -74,6 +74,10 @@ class Engine:
                 wake_at = await self._turn()
                 self._settled()
                 await self._sleep_until(wake_at)
+
+    def growing(self) -> bool:
+        """Whether addresses are on their way."""
+        return any(isinstance(step, AssignBlocks | AttachEni) for step in self._pending)
 
     def plan(self) -> list[Step]:
         """What would be done now; also for explanations."""
@@ -143,11 +147,10 @@ class Engine:
         return demand.over(self._pool.tally(now)) > 0
 
     def _explain(self, waits: list[Wait]) -> None:
-        codes = tuple(wait.code for wait in waits)
-        if codes != self._waits:
+        if [wait.code for wait in waits] != [wait.code for wait in self.waits]:
             for wait in waits:
                 log.info("%s", wait)
-        self._waits = codes
+        self.waits = tuple(waits)
 
     async def _sleep_until(self, at: float) -> None:
         delay_s = max(0.0, at - self._clock.now())

@@ -44,6 +44,7 @@ class HoldBook:
 
     rng: random.Random
     paused: str = ""
+    last_error: VpcCniError | None = None
     _subnets: dict[str, _Backoff] = field(default_factory=dict)
     _free: dict[str, int] = field(default_factory=dict)
     _attach: _Backoff = field(default_factory=lambda: _Backoff(FIRST_S, SUBNET_LAST_S))
@@ -61,6 +62,7 @@ class HoldBook:
 
     def succeeded(self, subnet_id: str) -> None:
         """EC2 gave what was asked."""
+        self.last_error = None
         self._calls = _Backoff(FIRST_S, CALL_LAST_S)
         self._subnets.pop(subnet_id, None)
         self._free.pop(subnet_id, None)
@@ -69,8 +71,9 @@ class HoldBook:
         """An ENI was attached."""
         self._attach = _Backoff(FIRST_S, SUBNET_LAST_S)
 
-    def subnet_has(self, subnet_id: str, free: int, now: float) -> None:
+    def subnet_has(self, subnet_id: str, free: int, now: float, error: VpcCniError) -> None:
         """A subnet could not give as much as was asked for: EC2 says so many addresses are free in it."""
+        self.last_error = error
         if free > 0 and self._free.get(subnet_id) != free:
             self._free[subnet_id] = free  # the next request asks for no more than that, at once
             return
@@ -80,6 +83,7 @@ class HoldBook:
 
     def failed(self, error: VpcCniError, now: float, *, attaching: bool) -> None:
         """A step failed; everything it did was undone."""
+        self.last_error = error
         code = error.aws_code if isinstance(error, CloudError) else ""
         # A call that may come through later stops all calls for a moment; one that is refused stops its own kind.
         backoff = self._attach if attaching and code not in THROTTLED else self._calls

@@ -153,7 +153,7 @@ class Daemon:
         flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
         links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
         attachments = Attachments(self._pool, worker, PodWires(kernel), flusher, links, self._clock, changed)
-        api = Api(attachments, self._readiness, self._metrics, bring_up.wake)
+        api = Api(attachments, self._readiness, self._metrics, bring_up)
         server = RelayServer(paths.RELAY_SOCKET, api.handle)
         server.start()
         behind.changed()

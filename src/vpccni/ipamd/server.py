@@ -15,8 +15,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from vpccni.cni.result import render_error
 from vpccni.cni.wire import RelayRequest, decode_request, encode_reply
-from vpccni.errors import StateError, VpcCniError
+from vpccni.errors import CNI_INVALID_ENVIRONMENT, InputError, StateError, VpcCniError
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +85,12 @@ class RelayServer:
     async def _serve(self, connection: socket.socket) -> None:
         descriptors: list[int] = []
         try:
-            if not self._may(connection):
-                return
+            allowed = self._may(connection)
             message = await _receive(connection, descriptors)
             if message:
-                exit_code, stdout = await self._answer(message, descriptors[0] if descriptors else None)
-                await asyncio.wait_for(_send(connection, encode_reply(exit_code, stdout)), SEND_WAIT_S)
+                # A stranger gets an answer too: a closed connection would look like a daemon that died.
+                reply = await self._answer(message, descriptors[0] if descriptors else None) if allowed else _stranger()
+                await asyncio.wait_for(_send(connection, encode_reply(*reply)), SEND_WAIT_S)
         except (OSError, TimeoutError) as error:
             log.info("a relay went away before its answer", extra={"facts": {"why": error}})
         finally:
@@ -111,6 +112,17 @@ class RelayServer:
             return True
         log.warning("refused a caller that is not root", extra={"facts": {"pid": pid, "uid": uid}})
         return False
+
+
+def _stranger() -> Reply:
+    refusal = InputError(
+        "serve this caller",
+        "it is not root",
+        hint="container runtimes run plugins as root; see who else executes the plugin",
+        code="caller-not-root",
+        cni_code=CNI_INVALID_ENVIRONMENT,
+    )
+    return 1, render_error("1.0.0", refusal)
 
 
 def _answers(path: Path) -> bool:

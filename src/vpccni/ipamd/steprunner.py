@@ -158,7 +158,7 @@ class StepRunner:
         log.info("%s", error, extra={"facts": error.evidence})
         free = {subnet.subnet_id: subnet.free_addresses for subnet in await self._subnets()}
         for subnet_id in subnet_ids:
-            self._holds.subnet_has(subnet_id, free.get(subnet_id, 0), self._clock.now())
+            self._holds.subnet_has(subnet_id, free.get(subnet_id, 0), self._clock.now(), error)
 
 
 def _counts(kind: BlockKind, count: int) -> dict[str, int]:

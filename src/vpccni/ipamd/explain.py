@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why an ADD has to wait: the pool's refusal joined with what keeps the pool from growing.
+
+Knows the texts of both. Must never decide anything. The same sentence goes into the CNI error, the log and the pod's
+event, so that nobody has to read three places to learn that a subnet is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vpccni.core.steps import Wait
+from vpccni.errors import NoAddress, VpcCniError
+
+_HINTS = {
+    "eni-limit": "this instance type is full: use a larger type, more nodes, or a lower max-pods for kubelet",
+    "max-eni": "raise MAX_ENI, or add nodes",
+    "subnet-hold": "free addresses in the subnet, or tag another one of this zone with kubernetes.io/role/cni=1",
+    "attach-blocked": "see what EC2 said below; the daemon tries again by itself",
+    "throttled": "nothing to do: the daemon backs off and tries again",
+    "paused": "uncordon the node, or switch provisioning on again",
+}
+# What of several obstacles is told first: the one that somebody can do something about.
+_ORDER = tuple(_HINTS)
+
+
+def explained(refusal: NoAddress, waits: Sequence[Wait], error: VpcCniError | None) -> NoAddress:
+    """`refusal` with the most telling obstacle: its code, its numbers, EC2's last refusal, and the next step.
+
+    Unchanged when nothing stands in the way of growth, or when addresses only have to cool down.
+    """
+    known = [wait for wait in waits if wait.code in _HINTS]
+    if not known:
+        return refusal
+    wait = min(known, key=lambda each: _ORDER.index(each.code))
+    evidence = dict(refusal.evidence)
+    hint = _HINTS[wait.code]
+    if error is not None and wait.code in ("subnet-hold", "attach-blocked", "throttled"):
+        evidence["ec2"] = f'"{error}"'
+        hint = error.hint or hint
+    code = "subnet-full" if wait.code == "subnet-hold" else wait.code
+    return NoAddress(refusal.action, f"{refusal.why}; {wait.reason}", code=code, hint=hint, evidence=evidence)
