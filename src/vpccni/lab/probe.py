@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,8 +124,7 @@ async def _try(
             sock.bind((source.address, 0))  # hosts of one kind share a namespace
         answer = await asyncio.wait_for(_ask(sock, destination.address), timeout_s)
     except (OSError, ValueError, TimeoutError) as error:
-        text = "no answer" if isinstance(error, TimeoutError) else str(error)
-        return Outcome(*pair, reached=False, error=text)
+        return Outcome(*pair, reached=False, error=_reason(error))
     finally:
         sock.close()
     seen = str(answer["client"])
@@ -133,6 +133,12 @@ async def _try(
     server = str(answer["server"])
     right = destination.kind != "pod" or server == destination.name
     return Outcome(*pair, right, seen, whose, server, took_ms, "" if right else f"answered by {server}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return "no answer" if isinstance(error, TimeoutError) else str(error)
 
 
 async def _ask(sock: Any, address: str) -> dict[str, Any]:
