@@ -9,13 +9,17 @@ from vpccni.ipamd.explain import explained
 
 EMPTY = NoAddress("assign an address to default/web", "all 9 addresses are in use", code="all-assigned", hint="wait")
 FULL = CloudError(
-    "assign addresses", "the subnet has none", aws_code="InsufficientFreeAddressesInSubnet", hint="free some"
+    "assign addresses",
+    "the subnet has none",
+    aws_code="InsufficientFreeAddressesInSubnet",
+    hint="free some",
+    code="subnet-empty",
 )
 
 
 def test_a_full_subnet_is_named_with_what_ec2_said_and_what_to_do() -> None:
     told = explained(EMPTY, [Wait("subnet-hold", 5.0, "subnet-1 had no room")], FULL)
-    assert told.error_code == "subnet-full"
+    assert told.error_code == "subnet-empty"
     assert str(told) == "cannot assign an address to default/web: all 9 addresses are in use; subnet-1 had no room"
     assert told.evidence["ec2"] == '"cannot assign addresses: the subnet has none"'
     assert told.hint == "free some"

@@ -182,6 +182,17 @@ class Api:
         if refusal is not None:
             refusal.cni_error_code = CNI_PLUGIN_NOT_AVAILABLE
             raise refusal
+        tally = self._attachments.tally()
+        if not tally.available:
+            empty = NoAddress(
+                "serve an ADD",
+                f"none of {tally.total} addresses is available",
+                code="pool-empty",
+                hint="the pool grows in the background",
+                evidence={"assigned": tally.assigned, "cooling": tally.cooling},
+                cni_code=CNI_PLUGIN_NOT_AVAILABLE,
+            )
+            raise self._growth.explain(empty)
         return b""
 
 

@@ -19,6 +19,7 @@ from vpccni.core import conventions, podnet
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
 from vpccni.core.pool import Pool
+from vpccni.core.stats import Tally
 from vpccni.ipamd import records, recovery
 from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.worker import Job, Worker
@@ -128,6 +129,10 @@ class Attachments:
         found = await self._worker.submit(Job(lambda: self._wires.check(wiring, netns_fd)))
         assert isinstance(found, list)
         return found
+
+    def tally(self) -> Tally:
+        """The pool's counters of this moment."""
+        return self.pool.tally(self._clock.now())
 
     def strays(self, network: str, valid: frozenset[tuple[str, str]]) -> list[PodKey]:
         """Grants of a network whose (container, interface) is not in `valid`: what GC removes."""

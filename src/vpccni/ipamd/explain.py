@@ -33,10 +33,11 @@ def explained(refusal: NoAddress, waits: Sequence[Wait], error: VpcCniError | No
     if not known:
         return refusal
     wait = min(known, key=lambda each: _ORDER.index(each.code))
-    evidence = dict(refusal.evidence)
-    hint = _HINTS[wait.code]
+    evidence, cni = dict(refusal.evidence), refusal.cni_error_code
+    hint, code = _HINTS[wait.code], wait.code
     if error is not None and wait.code in ("subnet-hold", "attach-blocked", "throttled"):
         evidence["ec2"] = f'"{error}"'
-        hint = error.hint or hint
-    code = "subnet-full" if wait.code == "subnet-hold" else wait.code
-    return NoAddress(refusal.action, f"{refusal.why}; {wait.reason}", code=code, hint=hint, evidence=evidence)
+        hint, code = error.hint or hint, error.error_code
+    return NoAddress(
+        refusal.action, f"{refusal.why}; {wait.reason}", code=code, hint=hint, evidence=evidence, cni_code=cni
+    )

@@ -171,7 +171,7 @@ def _no_subnet(candidates: Sequence[Subnet], node: NodeIdentity) -> CloudError:
     return CloudError(
         "create an ENI",
         f"no subnet of {node.vpc_id} in {node.availability_zone} may be used and has two free addresses",
-        code="subnet-full",
+        code="subnet-empty",
         aws_code="InsufficientFreeAddressesInSubnet",
         hint="free addresses, or tag another subnet of this zone with kubernetes.io/role/cni=1",
         evidence={"subnets": tried or "none eligible"},
