@@ -6,6 +6,7 @@ Knows which rules there are. Must never hold a rule itself. That each of them ca
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -60,6 +61,18 @@ def test_links_in_the_documentation_lead_to_files(checkout: list[Source]) -> Non
             if not target.startswith(("http", "#", "mailto:")) and inside is not None and not (ROOT / inside).exists():
                 dead.append(f"{source.path}: {target}")
     assert not dead, "\n".join(dead)
+
+
+def test_every_difference_names_a_test_that_exists() -> None:
+    rows = [
+        line for line in (ROOT / "docs" / "differences.md").read_text().splitlines() if re.match(r"\| \d+ \|", line)
+    ]
+    assert len(rows) >= 20
+    for row in rows:
+        named = re.findall(r"`(tests/[^`]+)`", row.split("|")[-2])
+        assert named, f"no test in: {row}"
+        for path, _, test in (each.partition("::") for each in named):
+            assert f"def {test}(" in (ROOT / path).read_text(), f"{path} has no {test}"
 
 
 def test_no_symbolic_link_leaves_the_checkout() -> None:
