@@ -52,7 +52,7 @@ class Space:
         # Link-local addresses and what follows from them come and go after duplicate address detection.
         lines = [line for line in shown if "valid_lft" not in line and "fe80:" not in line and "multicast" not in line]
         # The operational state (not the carrier) follows from a work queue of the kernel, a moment later.
-        return [re.sub(r" state [A-Z]+", "", line) for line in lines]
+        return [re.sub(r" state [A-Z]+|NO-CARRIER,", "", line) for line in lines]
 
     def dummy(self, name: str, mac: str = "", index: int = 0) -> Link:
         """A veth whose other end stays here too, up at both ends: this kernel may have no dummy device."""
