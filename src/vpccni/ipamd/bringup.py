@@ -199,6 +199,7 @@ class BringUp:
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works: a daemon that gives up would take its node's pods down with it."""
         pause_s = RETRY_FIRST_S
+        self._parts.readiness.waiting_for(f"waiting for {what}")
         while True:
             try:
                 return await attempt()
