@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the command line is the other end, and must not pay for aio
     from vpccni.lab.servers import Servers
 
 ANSWER_WITHIN_S = 10.0
+BACKLOG = 128
 
 
 class _UnixHttp(http.client.HTTPConnection):
@@ -89,14 +90,19 @@ def make_control(inventory: Callable[[], Mapping[str, Any]], servers: Servers) -
 
 
 async def listen(application: web.Application, path: Path) -> web.AppRunner:
-    """Serve the API on a socket of mode 0600."""
+    """Serve the API on a socket of mode 0600. The path appears when connections are accepted, not a moment before."""
     from aiohttp import web
 
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     old_mask = os.umask(0o177)
     try:
-        await web.UnixSite(runner, str(path)).start()
+        sock.bind(str(unfinished))
     finally:
         os.umask(old_mask)
+    sock.listen(BACKLOG)
+    await web.SockSite(runner, sock).start()
+    unfinished.rename(path)
     return runner
