@@ -70,6 +70,8 @@ def test_what_is_written_to_the_state_is_read_back_equal() -> None:
         ("node.0.name", "fabric", ["node[0].name", "internet"]),
         ("node.0.name", "Node_1", ["node[0].name", "a-z"]),
         ("node.1.name", "1", ["node[1].name"]),
+        ("node.0.type", "z9.huge", ["node[0].type", "m5.large"]),
+        ("profile", "stormy", ["profile", "calm"]),
         ("node.0.typ", "m5.large", ["node", "typ", "private_ip, public, env"]),
         ("node.0.env", {"A": 1}, ["node", "env", "str"]),
         ("host.0.address", "10.20.0.7", ["host[0].address", "192.0.2.0/24"]),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from labs import Lab, wait_until
@@ -103,10 +104,8 @@ def test_down_removes_everything_after_a_crash_and_twice(lab: Lab, victim: str) 
     assert all(row["removed"] == 0 and row["left"] == [] for row in lab.down())
 
 
-def test_a_topology_file_gives_the_lab_its_shape(lab: Lab, tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "lab.toml"
+def test_a_topology_file_gives_the_lab_its_shape(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
     path.write_text(
         """
         region = "ap-northeast-2"
@@ -134,8 +133,6 @@ def test_a_topology_file_gives_the_lab_its_shape(lab: Lab, tmp_path: object) -> 
     address = lab.add("web")["web"]
     assert address.startswith("100.64.0.")
     assert lab.json("probe", "--from", "web", "--to", "office")[0]["seen"] == "100.64.0.10"
-    refused = lab.run("up", "--instance-type", "z9.huge", ok=False)
-    assert refused.returncode != 0
 
 
 def test_ids_and_addresses_are_those_of_the_seed(lab: Lab) -> None:

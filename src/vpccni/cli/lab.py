@@ -209,6 +209,7 @@ def _nodes(state: Any, inventory: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for node in inventory["nodes"]:
         name, record = node["name"], state.process(f"ipamd-{node['name']}")
+        alive = record is not None and record.alive()
         rows.append(
             {
                 "name": name,
@@ -217,8 +218,8 @@ def _nodes(state: Any, inventory: dict[str, Any]) -> list[dict[str, Any]]:
                 "zone": node["zone"],
                 "private_address": node["private_address"],
                 "public_address": node["public_address"],
-                "ready": nodes.conflist(state, name).exists(),
-                "ipamd_pid": record.pid if record and record.alive() else None,
+                "ready": alive and nodes.conflist(state, name).exists(),
+                "ipamd_pid": record.pid if record and alive else None,
                 "namespace": state.node_namespace(name),
                 "netns": str(NETNS_DIR / state.node_namespace(name)),
                 "run_dir": str(state.node_dir(name) / "run"),

@@ -253,7 +253,12 @@ class LabState:
     def pods(self) -> Iterator[PodRecord]:
         """All pods, ordered by namespace and name."""
         for path in sorted((self.root / "pods").glob("*.json")):
-            fields = read_json(path)
+            try:
+                fields = read_json(path)
+            except StateError:
+                if path.exists():
+                    raise
+                continue  # removed between the listing and the reading
             yield PodRecord(**{**fields, "addresses": tuple(fields["addresses"])})
 
 

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from vpccni.core import limits
 from vpccni.errors import TopologyError
+from vpccni.lab.cloud import profile
 
 RESERVED_NODE_NAMES = frozenset({"fabric", "internet", "site", "pod"})
 RESERVED_PER_SUBNET = 4  # EC2 keeps the first four addresses and the last one of every subnet
@@ -151,6 +153,8 @@ def check(topology: Topology) -> Topology:
         raise _bad("public_cidr", str(topology.public_cidr), "a range of /29 or larger")
     if not 1 <= topology.http_put_response_hop_limit <= 64:
         raise _bad("http_put_response_hop_limit", str(topology.http_put_response_hop_limit), "1 to 64")
+    if topology.profile not in profile.names():
+        raise _bad("profile", topology.profile, " or ".join(profile.names()))
     _check_subnets(topology)
     _check_nodes(topology)
     _check_hosts(topology)
@@ -182,6 +186,8 @@ def _check_nodes(topology: Topology) -> None:
             raise _bad(f"node[{n}].name", node.name, "a name other than " + ", ".join(sorted(RESERVED_NODE_NAMES)))
         if node.subnet not in subnets:
             raise _bad(f"node[{n}].subnet", node.subnet, "one of " + ", ".join(sorted(subnets)))
+        if limits.find(node.type) is None:
+            raise _bad(f"node[{n}].type", node.type, "an EC2 instance type that is known, such as m5.large")
         cidr = subnets[node.subnet].cidr
         if node.private_ip is not None and not _usable(node.private_ip, cidr):
             raise _bad(f"node[{n}].private_ip", str(node.private_ip), f"a free address of {cidr}")
