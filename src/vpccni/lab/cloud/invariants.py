@@ -50,6 +50,11 @@ def _books(world: World, subnet: Subnet) -> Iterator[str]:
             yield f"{subnet.subnet_id}: books and interfaces differ: {sorted(map(str, held ^ booked))}"
         if any(space.is_own(value) for value in space.owners):
             yield f"{subnet.subnet_id}: an interface holds an address that EC2 keeps"
+        if space.miscounted():
+            yield f"{subnet.subnet_id}: the count of addresses per prefix is wrong"
+        last = space.block_size - 1
+        if any(space.is_own(base) or space.is_own(base + last) for base in space.block_owners):
+            yield f"{subnet.subnet_id}: a prefix covers an address that EC2 keeps"
         if any(base % space.block_size for base in space.block_owners):
             yield f"{subnet.subnet_id}: a prefix is not aligned"
     used = len(subnet.v4.owners) + 16 * len(subnet.v4.block_owners)

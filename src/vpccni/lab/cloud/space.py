@@ -8,6 +8,7 @@ beyond an owner's id. `lab.cloud`'s operations pick first, then claim, so that a
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -80,6 +81,10 @@ class AddressSpace:
     def owner(self, value: int) -> str | None:
         """Who owns an address, singly or inside a prefix."""
         return self.owners.get(value) or self.block_owners.get(self.base(value))
+
+    def miscounted(self) -> bool:
+        """Whether the number of single addresses per prefix, which is kept along, has gone wrong."""
+        return self._singles_in != Counter(self.base(value) for value in self.owners)
 
     def _kept(self, value: int) -> bool:
         if not self.reservations:
