@@ -130,6 +130,22 @@ class Attachments:
         assert isinstance(found, list)
         return found
 
+    async def repair(self) -> list[str]:
+        """Bring the kernel's pod routes and rules in line with the grants; what was changed, as commands.
+
+        Attachments with a transition under way, and grants that EC2 has not placed yet, are left alone.
+        """
+        settled, spared = [], set()
+        for grant in self.pool.grants():
+            if grant.key not in self._busy and all(at.eni_id for at in grant.addresses):
+                settled.append(grant)
+            else:
+                spared |= {at.address for at in grant.addresses}
+        pods = [attachment(grant) for grant in settled]
+        done = await self._worker.submit(Job(lambda: self._wires.repair(pods, frozenset(spared))))
+        assert isinstance(done, list)
+        return done
+
     def tally(self) -> Tally:
         """The pool's counters of this moment."""
         return self.pool.tally(self._clock.now())

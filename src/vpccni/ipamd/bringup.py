@@ -59,6 +59,7 @@ class Parts:
     kernel: NodeKernel
     imds: Imds
     connect: Callable[[NodeIdentity], CloudCalls]
+    repair: Callable[[], Awaitable[list[str]]]
     clock: Clock
     metrics: Metrics
     readiness: Readiness
@@ -133,7 +134,9 @@ class BringUp:
         )
         view = NodeView(node, settings, calls, pods_seen, parts.worker.record, parts.clock)  # type: ignore[arg-type]
         side = NodeSide(settings, node.mac, parts.worker, parts.kernel, Firewall(), parts.clock)
-        runner = StepRunner(node, settings, parts.pool, calls, self.sagas, side, view, self._holds, parts.clock)
+        runner = StepRunner(
+            node, settings, parts.pool, calls, self.sagas, side, view, self._holds, parts.repair, parts.clock
+        )
         return runner, side, view
 
     def _engine(self, runner: StepRunner, pods: int) -> Engine:

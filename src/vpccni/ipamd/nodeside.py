@@ -53,9 +53,13 @@ class NodeSide:
             del self._enis[interface.eni_id]
             raise
 
-    async def keep(self, interfaces: Iterable[Interface]) -> None:
-        """These are the node's ENIs now; state of others is removed. Links that are missing are left for later."""
-        kept = {each.eni_id: each for each in interfaces}
+    async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
+        """These are the node's ENIs now, and those that are `arriving`; state of others is removed.
+
+        Links that are missing are left for later.
+        """
+        kept = {eni_id: each for eni_id, each in self._enis.items() if eni_id in arriving}
+        kept |= {each.eni_id: each for each in interfaces}
         gone = [each for eni_id, each in self._enis.items() if eni_id not in kept]
         self._former += tuple(each.primary_address for each in gone if each.primary_address is not None)
         self._enis = kept

@@ -81,6 +81,7 @@ class Daemon:
         self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 4)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
+        self._listeners: list[Callable[[], None]] = []  # who hears of a change of the pool
 
     async def run(self) -> None:
         """Recover, serve, bring up; return after a signal and an orderly stop. Raises what kills a part of it."""
@@ -121,22 +122,8 @@ class Daemon:
         stopping: asyncio.Event,
         died: asyncio.Future[None],
     ) -> None:
-        settings = self._settings
-        parts = Parts(
-            settings=settings,
-            pool=self._pool,
-            worker=worker,
-            kernel=kernel,
-            imds=Imds(settings.imds_endpoint, disabled=settings.imds_disabled),
-            connect=self._connect,
-            clock=self._clock,
-            metrics=self._metrics,
-            readiness=self._readiness,
-            rng=self._rng,
-            intents=intents,
-        )
-        bring_up = BringUp(parts)
-        self._metrics.bind_pool(self._pool, lambda: _attachable(bring_up))
+        attachments, flusher = self._attachments(kernel, worker)
+        bring_up = BringUp(self._parts(kernel, worker, attachments, intents))
         behind = store.WriteBehind(
             self._checkpoint,
             self._pool,
@@ -145,14 +132,8 @@ class Daemon:
             lambda: bring_up.sagas.open.values() if bring_up.sagas else intents.values(),
             self._clock,
         )
-
-        def changed() -> None:
-            behind.changed()
-            bring_up.changed()
-
-        flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
-        links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
-        attachments = Attachments(self._pool, worker, PodWires(kernel), flusher, links, self._clock, changed)
+        self._listeners = [behind.changed, bring_up.changed]
+        self._metrics.bind_pool(self._pool, lambda: _attachable(bring_up))
         api = Api(attachments, self._readiness, self._metrics, bring_up)
         server = RelayServer(paths.RELAY_SOCKET, api.handle)
         server.start()
@@ -177,6 +158,34 @@ class Daemon:
             self._readiness.withdraw("it stops")
             await server.close()
             checkpoint.write(self._checkpoint, behind.allocations())
+
+    def _attachments(self, kernel: NodeKernel, worker: Worker) -> tuple[Attachments, FlowFlusher]:
+        settings = self._settings
+        flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
+        links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
+        wires = PodWires(kernel, settings.veth_prefix)
+        return Attachments(self._pool, worker, wires, flusher, links, self._clock, self._changed), flusher
+
+    def _parts(self, kernel: NodeKernel, worker: Worker, attachments: Attachments, intents: dict[str, Intent]) -> Parts:
+        settings = self._settings
+        return Parts(
+            settings=settings,
+            pool=self._pool,
+            worker=worker,
+            kernel=kernel,
+            imds=Imds(settings.imds_endpoint, disabled=settings.imds_disabled),
+            connect=self._connect,
+            repair=attachments.repair,
+            clock=self._clock,
+            metrics=self._metrics,
+            readiness=self._readiness,
+            rng=self._rng,
+            intents=intents,
+        )
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _connect(self, node: NodeIdentity) -> CloudCalls:
         from vpccni.aws.boto import Ec2

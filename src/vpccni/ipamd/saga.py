@@ -107,6 +107,10 @@ class Sagas:
         finally:
             self._running.discard(intent.token)
 
+    def busy(self) -> frozenset[str]:
+        """ENIs of unfinished sagas: nobody else's business."""
+        return frozenset(intent.eni_id for intent in self.open.values())
+
     async def retry_open(self) -> list[str]:
         """End the sagas that stayed open; the ENIs that are gone now."""
         gone = []
@@ -264,8 +268,8 @@ class Sagas:
         await self._record(records.intended(intent))
 
     async def _finish(self, token: str) -> None:
-        self.open.pop(token, None)
         await self._record(records.finished(token))
+        self.open.pop(token, None)  # from here on the reconciler may touch the ENI
 
 
 def _status(interface: Interface | None) -> str:

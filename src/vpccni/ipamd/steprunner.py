@@ -8,7 +8,7 @@ run at once, on different ENIs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from vpccni.aws.values import NodeIdentity, Subnet
 from vpccni.clock import Clock
@@ -40,11 +40,13 @@ class StepRunner:
         side: NodeSide,
         view: NodeView,
         holds: HoldBook,
+        repair: Callable[[], Awaitable[list[str]]],
         clock: Clock,
     ) -> None:
+        """`repair` brings the kernel's pod routes and rules in line with the pool and says what it changed."""
         self._node, self._settings, self._pool = node, settings, pool
         self._calls, self._sagas, self._side, self._view = calls, sagas, side, view
-        self._holds, self._clock = holds, clock
+        self._holds, self._repair, self._clock = holds, repair, clock
 
     def prepare(self, step: Step) -> None:
         """Before a step that takes something away: nothing of it may be handed out from now on. Raises Refused."""
@@ -77,11 +79,12 @@ class StepRunner:
         for eni_id in await self._sagas.retry_open():
             if self._pool.eni(eni_id) is not None:
                 self._pool.remove_eni(eni_id, lost=True)
-        kinds = await self._view.reconcile(
-            self._pool, busy=frozenset(each.eni_id for each in self._sagas.open.values())
-        )
+        kinds = await self._view.reconcile(self._pool, self._sagas.busy)
         self._side.subnets = self._view.subnet_cidrs
-        await self._side.keep(self._view.routed(self._pool))
+        await self._side.keep(self._view.routed(self._pool), self._sagas.busy())
+        for command in await self._repair():
+            log.warning("repaired: %s", command)
+            kinds.append("PodRepair")
         return kinds
 
     async def _assign(self, step: AssignBlocks) -> None:

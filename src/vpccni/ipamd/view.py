@@ -82,15 +82,15 @@ class NodeView:
             vpc_id, zone = self._node.vpc_id, self._node.availability_zone
             self.learn(await self._calls.run(lambda: self._calls.inventory.subnets(vpc_id, zone)))
 
-    async def reconcile(self, pool: Pool, busy: frozenset[str]) -> list[str]:
-        """Observe, compare and correct the pool; ENIs of unfinished sagas (`busy`) are left alone.
+    async def reconcile(self, pool: Pool, sagas_busy: Callable[[], frozenset[str]]) -> list[str]:
+        """Observe, compare and correct the pool; ENIs of sagas that are unfinished at that moment are left alone.
 
         Returns the kinds of corrections that were made.
         """
         observed_at = self._clock.now()
         await self.observe()
         pods = await self._pods()
-        now = self._clock.now()
+        now, busy = self._clock.now(), sagas_busy()
         seen = tuple(each for each in self.interfaces if each.eni_id not in busy or pool.eni(each.eni_id))
         found = reconcile(
             pool,
