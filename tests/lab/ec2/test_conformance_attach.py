@@ -240,3 +240,13 @@ def test_a_subnet_with_interfaces_cannot_be_deleted(box: Box) -> None:
     box.ec2.delete_network_interface(NetworkInterfaceId=eni_id)
     box.ec2.delete_subnet(SubnetId=subnet.subnet_id)
     box.refused("InvalidSubnetID.NotFound", "describe_subnets", SubnetIds=[subnet.subnet_id])
+
+
+@evidence(row=20, source="?")
+def test_the_limit_holds_for_each_network_card_by_itself(box: Box) -> None:
+    subnet = box.subnet()
+    instance = box.instance(subnet, "hpc7a.12xlarge")  # two cards with two interfaces each
+    box.attach(box.eni(subnet), instance, 1, NetworkCardIndex=0)
+    attach = {"InstanceId": instance.instance_id, "NetworkInterfaceId": box.eni(subnet), "DeviceIndex": 2}
+    box.refused("AttachmentLimitExceeded", "attach_network_interface", NetworkCardIndex=0, **attach)
+    box.ec2.attach_network_interface(NetworkCardIndex=1, **attach)
