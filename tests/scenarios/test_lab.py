@@ -158,3 +158,20 @@ def test_boto3_and_exec_work_with_what_env_prints(lab: Lab) -> None:
     assert done.stdout.strip() == node["instance_id"]
     assert node["private_address"] in lab.run("exec", "1", "--", "ip", "addr").stdout
     assert "10-aws.conflist" in lab.run("exec", "1", "--", "ls", "/etc/cni/net.d").stdout
+
+
+def test_a_full_subnet_is_named_as_the_reason(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text(
+        '[vpc]\ncidrs = ["10.30.0.0/16"]\n[[subnet]]\nname = "tiny"\ncidr = "10.30.0.0/28"\n'
+        '[[node]]\nname = "1"\nsubnet = "tiny"\n'
+    )
+    lab.up("--topology", str(path))
+    done = lab.run("pod", "add", *(f"p{n}" for n in range(12)), "--retry", "1", ok=False)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) in (
+        9,
+        10,
+    )  # 16, less 5 reserved, less the primary addresses of one or two ENIs
+    assert "subnet" in done.stderr and "Next:" in done.stderr
+    assert len(lab.json("pod", "list")) == len(done.stdout.splitlines())  # nothing is left of those that failed
