@@ -49,7 +49,7 @@ def attachment(found: Attachment, owner_id: str) -> Row:
     }
 
 
-def _common(world: World, eni: Eni) -> Row:
+def _described(world: World, eni: Eni) -> Row:
     """What the interface of DescribeNetworkInterfaces and that of DescribeInstances have in common."""
     association = _association(world, eni)
     v4 = [eni.primary, *eni.addresses]
@@ -84,7 +84,7 @@ def _common(world: World, eni: Eni) -> Row:
 
 def interface(world: World, eni: Eni) -> Row:
     """NetworkInterface."""
-    return _common(world, eni) | {
+    return _described(world, eni) | {
         "Attachment": None if eni.attachment is None else attachment(eni.attachment, eni.owner_id),
         "AvailabilityZone": eni.zone,
         "RequesterManaged": False,
@@ -93,7 +93,7 @@ def interface(world: World, eni: Eni) -> Row:
 
 
 def _instance_interface(world: World, eni: Eni) -> Row:
-    row = _common(world, eni)
+    row = _described(world, eni)
     if eni.attachment is not None:
         row["Attachment"] = attachment(eni.attachment, eni.owner_id)
         del row["Attachment"]["InstanceId"], row["Attachment"]["InstanceOwnerId"]
