@@ -97,3 +97,33 @@ def test_an_unknown_type_is_said_to_be_unknown():
     assert limits.find("m99.large") is None
     with pytest.raises(KeyError, match=r"m99\.large"):
         limits.limits("m99.large")
+
+
+@pytest.mark.parametrize(
+    ("name", "branches"),
+    [
+        ("a1.medium", 10), ("m5.large", 9), ("m5.xlarge", 18), ("m5.2xlarge", 38), ("m5.4xlarge", 54), ("m7g.large", 9),
+        ("m5.24xlarge", 107), ("m5.metal", 120), ("p4d.24xlarge", 62), ("c6in.32xlarge", 106), ("p5.48xlarge", 120),
+        ("i4i.large", 0), ("z1d.large", 13), ("t3.large", 0), ("m4.large", 0), ("c7i.32xlarge", None), ("m99.x", None),
+    ],
+)  # fmt: skip
+def test_branch_interfaces_are_those_of_the_resource_controller(name, branches):
+    assert limits.branches(name) == branches
+
+
+def test_no_xen_type_takes_a_trunk_and_no_trunk_has_more_branches_than_vlan_ids():
+    known = {one.instance_type: limits.branches(one.instance_type) for one in limits.matching()}
+    assert all(not known[one.instance_type] for one in limits.matching() if one.hypervisor == "xen")
+    assert max(count for count in known.values() if count is not None) == 120
+    assert "resource-controller" in limits.branches_source()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("m5.huge", "m5.large"), ("M5.Large", "m5.large"), ("m5large", "m5.large"), ("c7.large", "c7i.large"),
+     ("c7i.33xlarge", "c7i.32xlarge"), (" t3.small", "t3.small")],
+)  # fmt: skip
+def test_a_name_that_was_mistyped_finds_the_one_that_was_meant(wrong, meant):
+    assert meant in limits.close_to(wrong)
+    assert len(limits.close_to(wrong)) <= 5
+    assert limits.close_to("nothing like it at all") == []

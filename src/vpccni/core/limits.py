@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each instance type allows: interfaces per network card and addresses per interface.
+"""What each instance type allows: interfaces per network card, addresses per interface, branches of a trunk.
 
-Knows the built-in table, a resource of the package, and reads it once, on first use. Must never ask EC2: a type that
+Knows the built-in tables, resources of the package, and reads each once, on first use. Must never ask EC2: a type that
 the table lacks is a `None`, and the caller may ask `Inventory.instance_limits`. Pool planning, the lab's cloud and
 max-pods call it.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -17,7 +18,17 @@ import msgspec
 
 from vpccni.aws.values import CardLimit, InstanceLimits
 
-__all__ = ["CardLimit", "InstanceLimits", "find", "limits", "matching", "source"]
+__all__ = [
+    "CardLimit",
+    "InstanceLimits",
+    "branches",
+    "branches_source",
+    "close_to",
+    "find",
+    "limits",
+    "matching",
+    "source",
+]
 
 
 class _Row(msgspec.Struct, array_like=True, frozen=True):
@@ -37,12 +48,27 @@ class _Table(msgspec.Struct, frozen=True):
     types: dict[str, _Row]
 
 
+class _Branches(msgspec.Struct, frozen=True):
+    source: str
+    types_by_branches: dict[int, str]
+
+
 @functools.cache
 def _load() -> _Table:
-    """Read the table (about a millisecond). The only place in `core` that opens anything."""
-    table = msgspec.json.decode(files("vpccni.core").joinpath("instance_types.json").read_bytes(), type=_Table)
+    """Read the table (about a millisecond). Here and in `_load_branches` `core` opens something, nowhere else."""
+    table = msgspec.json.decode(_resource("instance_types.json"), type=_Table)
     assert table.columns == _Row.__struct_fields__, "instance_types.json is of another version than this module"
     return table
+
+
+@functools.cache
+def _load_branches() -> tuple[str, dict[str, int]]:
+    table = msgspec.json.decode(_resource("branch_limits.json"), type=_Branches)
+    return table.source, {name: count for count, names in table.types_by_branches.items() for name in names.split()}
+
+
+def _resource(name: str) -> bytes:
+    return files("vpccni.core").joinpath(name).read_bytes()
 
 
 def find(instance_type: str) -> InstanceLimits | None:
@@ -68,6 +94,32 @@ def matching(pattern: str = "*") -> Iterator[InstanceLimits]:
 def source() -> str:
     """Where the table comes from, in one line."""
     return _load().source
+
+
+def branches(instance_type: str) -> int | None:
+    """Branch interfaces (security groups for pods) of a type; 0 when it takes no trunk, None when nobody says."""
+    return _load_branches()[1].get(instance_type)
+
+
+def branches_source() -> str:
+    """Where the numbers of branch interfaces come from, in one line."""
+    return _load_branches()[0]
+
+
+def close_to(instance_type: str, most: int = 5) -> list[str]:
+    """Types that somebody who wrote `instance_type` may have meant: best first, at most `most`."""
+    names = _load().types
+    folded = instance_type.strip().lower()
+    if folded in names:
+        return [folded]
+    family, _, size = folded.partition(".")
+    found = [name for name in names if name.partition(".")[0] == family]
+    if found:  # the family is right: sizes that read alike, then the smallest ones
+        alike = difflib.get_close_matches(f"{family}.{size}", found, n=most, cutoff=0.7)
+        by_size = [limits.instance_type for limits in matching(f"{family}.*")]
+        return list(dict.fromkeys([*alike, *by_size]))[:most]
+    same_size = [name for name in names if name.partition(".")[2] == size]
+    return difflib.get_close_matches(folded, same_size or list(names), n=most, cutoff=0.6)
 
 
 def _limits(name: str, row: _Row) -> InstanceLimits:
