@@ -118,8 +118,10 @@ def close_to(instance_type: str, most: int = 5) -> list[str]:
         alike = difflib.get_close_matches(f"{family}.{size}", found, n=most, cutoff=0.7)
         by_size = [limits.instance_type for limits in matching(f"{family}.*")]
         return list(dict.fromkeys([*alike, *by_size]))[:most]
-    same_size = [name for name in names if name.partition(".")[2] == size]
-    return difflib.get_close_matches(folded, same_size or list(names), n=most, cutoff=0.6)
+    families = {name.partition(".")[0] for name in names if size and name.partition(".")[2] == size}
+    if families:
+        return [f"{near}.{size}" for near in difflib.get_close_matches(family, sorted(families), n=most, cutoff=0.6)]
+    return difflib.get_close_matches(folded, names, n=most, cutoff=0.6)
 
 
 def _limits(name: str, row: _Row) -> InstanceLimits:
