@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
@@ -12,6 +13,7 @@ from vpccni.lab.cloud import events
 from vpccni.lab.cloud.addresses import Wanted
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
+from vpccni.lab.cloud.faults import NO_FAULTS
 from vpccni.lab.cloud.interfaces import InterfaceChange, NewInterface
 from vpccni.lab.cloud.profile import Delay, load, names, parse
 from vpccni.lab.cloud.resources import MetadataOptions, Subnet
@@ -24,7 +26,8 @@ class World:
 
     def __init__(self, profile: str = "calm") -> None:
         self.time = 1000.0
-        self.cloud = Cloud(lambda: self.time, random.Random(3), load(profile))
+        delays_only = replace(load(profile), faults=NO_FAULTS)
+        self.cloud = Cloud(lambda: self.time, random.Random(3), delays_only)
         vpc = self.cloud.create_vpc(
             [IPv4Network("10.20.0.0/16"), IPv4Network("100.64.0.0/16")], ipv6_cidrs=[IPv6Network("2001:db8::/56")]
         )
@@ -179,7 +182,7 @@ def test_the_same_seed_gives_the_same_cloud() -> None:
 def test_all_shipped_profiles_load_and_bad_ones_say_why() -> None:
     assert {"busy", "calm"} <= set(names())
     assert load("calm").attach.mean_s == 0.15 and load("busy").latency_of("AttachNetworkInterface").mean_s == 0.438
-    with pytest.raises(ValueError, match="busy, calm"):
+    with pytest.raises(ValueError, match="bad-day, busy, calm"):
         load("stormy")
     with pytest.raises(ValueError, match="atach"):
         parse("typo", "[delays]\natach = 1\n")

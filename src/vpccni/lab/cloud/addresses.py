@@ -89,8 +89,7 @@ class AddressOperations(World):
         moved = self._reassigned(eni, wanted, space) if allow_reassignment else {}
         granted = self._choose(space, Wanted(tuple(a for a in wanted.addresses if a not in moved), *_rest(wanted)))
         for address, other in moved.items():
-            space.release(int(address))
-            other.addresses.remove(address)
+            self.drop(other, Granted((address,)))
             self.addresses_changed(other)
         granted = Granted((*moved, *granted.addresses), granted.prefixes)
         self.hold(eni, granted)
@@ -196,6 +195,8 @@ class AddressOperations(World):
 
     def hold(self, eni: Eni, granted: Granted) -> None:
         """Claim for an interface what was chosen."""
+        if granted.addresses or granted.prefixes:
+            self.keep_old_view(eni)
         subnet = self.subnets[eni.subnet_id]
         for address in granted.addresses:
             _space(subnet, address.version).claim(int(address), eni.eni_id)
@@ -208,6 +209,7 @@ class AddressOperations(World):
 
     def drop(self, eni: Eni, given_back: Granted) -> None:
         """Release what an interface holds."""
+        self.keep_old_view(eni)
         subnet = self.subnets[eni.subnet_id]
         for address in given_back.addresses:
             _space(subnet, address.version).release(int(address))

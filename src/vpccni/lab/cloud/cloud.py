@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network
 
 from vpccni.aws.values import InstanceLimits
+from vpccni.lab.cloud.faults import NO_FAULTS, Faults
 from vpccni.lab.cloud.metadata import InstanceMetadata
 from vpccni.lab.cloud.profile import INSTANT, Profile
 from vpccni.lab.cloud.tags import TagOperations
+from vpccni.lab.cloud.tenants import Tenants
 from vpccni.lab.cloud.topology import TopologyOperations
+from vpccni.lab.cloud.trunks import TrunkOperations
 from vpccni.lab.cloud.view import instance_metadata
 from vpccni.lab.cloud.world import PUBLIC_POOL, LimitsOf
 
@@ -34,7 +37,14 @@ def known_types() -> Iterable[InstanceLimits]:
     return matching()
 
 
-class Cloud(TopologyOperations, TagOperations):
+def known_branches(instance_type: str) -> int | None:
+    """The product's own table of branch interfaces; None for a type without a trunk."""
+    from vpccni.core.limits import branches
+
+    return branches(instance_type)
+
+
+class Cloud(TopologyOperations, TrunkOperations, TagOperations):
     """VPCs, subnets, groups, instances and interfaces, with EC2's rules, delays and refusals.
 
     Operations raise `ApiError` and have then changed nothing. Time passes when an operation is called (transitions that
@@ -52,12 +62,39 @@ class Cloud(TopologyOperations, TagOperations):
         region: str = "us-west-2",
         account_id: str = "123456789012",
         public_pool: IPv4Network = PUBLIC_POOL,
+        branches: Callable[[str], int | None] = known_branches,
     ) -> None:
         super().__init__(
-            now, rng, profile, limits=limits, region=region, account_id=account_id, public_pool=public_pool
+            now,
+            rng,
+            profile,
+            limits=limits,
+            region=region,
+            account_id=account_id,
+            public_pool=public_pool,
+            branches=branches,
         )
-
         self.all_limits = types
+        self.tenants = Tenants(self, self.fault_rng)
+        self.tenants.live(profile.faults.tenants)
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong at this moment."""
+        return self.gate.faults
+
+    def set_faults(self, faults: Faults) -> None:
+        """Let other things go wrong from now on. Without any fault at all the other tenants move out."""
+        self.settle()
+        self.gate.faults = faults
+        self.tenants.live(faults.tenants)
+        if faults == NO_FAULTS:
+            self.tenants.leave()
+
+    def set_profile(self, profile: Profile) -> None:
+        """Another kind of day from now on, delays and faults. Delays that run already keep their length."""
+        self.profile = profile
+        self.set_faults(profile.faults)
 
     def instance_metadata(self, instance_id: str) -> InstanceMetadata | None:
         """What the instance's metadata service shows at this moment; None: no such running instance."""

@@ -18,6 +18,7 @@ from vpccni.lab.cloud import resources
 from vpccni.lab.cloud.addresses import NOTHING, Granted, Wanted
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
+from vpccni.lab.cloud.gate import Lost
 from vpccni.lab.cloud.interfaces import InterfaceChange, NewInterface
 
 
@@ -60,7 +61,8 @@ def _wanted(address_count: int, prefix_count: int) -> Wanted:
 class DirectEc2:
     """`Interfaces`, `Addresses` and `Inventory` of `aws.ec2` over a model. Synchronous, without latency.
 
-    `before` is called with the API action's name ahead of each call, and may raise `ApiError` (faults, throttling).
+    `before` is called with the API action's name ahead of each call and may raise `ApiError`; then the cloud's own gate
+    is asked (throttling, denials, scripts, lost requests and replies), as the endpoint does for HTTP clients.
     """
 
     def __init__(self, cloud: Cloud, before: Callable[[str], None] = lambda action: None) -> None:
@@ -72,7 +74,11 @@ class DirectEc2:
         try:
             self._before(action)
             self.cloud.settle()
+            self.cloud.gate.before(action, self.cloud.now)
             yield
+            self.cloud.gate.after(action)
+        except Lost as lost:
+            raise failure.unreachable(action, "the model", str(lost)) from None
         except ApiError as error:
             raise failure.classify(action, error.code, error.message, status=error.status) from None
 
@@ -174,15 +180,16 @@ class DirectEc2:
     def attached(self, instance_id: str) -> tuple[Interface, ...]:
         """Interfaces of an instance by card and device index."""
         with self._calling("DescribeNetworkInterfaces"):
-            return tuple(interface(eni) for eni in self.cloud.enis_of(instance_id))
+            return tuple(interface(self.cloud.described(eni)) for eni in self.cloud.enis_of(instance_id))
 
     def interfaces(self, eni_ids: Sequence[str]) -> tuple[Interface, ...]:
         """The given interfaces, without those that do not exist."""
         if not eni_ids:
             return ()
         with self._calling("DescribeNetworkInterfaces"):
-            known = [self.cloud.enis[eni_id] for eni_id in dict.fromkeys(eni_ids) if eni_id in self.cloud.enis]
-            return tuple(interface(eni) for eni in known)
+            known = (self.cloud.enis.get(eni_id) for eni_id in dict.fromkeys(eni_ids))
+            seen = [eni for eni in known if eni is not None and eni.visible_at <= self.cloud.now]
+            return tuple(interface(self.cloud.described(eni)) for eni in seen)
 
     def owned(self, instance_id: str = "", *, cluster: str = "", vpc_id: str = "") -> tuple[Interface, ...]:
         """Interfaces with the ownership tag, of one instance or of any, by id."""
@@ -194,7 +201,7 @@ class DirectEc2:
             return not cluster or eni.tags.get(ownership.CLUSTER_TAG) == cluster
 
         with self._calling("DescribeNetworkInterfaces"):
-            found = sorted(self.cloud.enis.items())
+            found = sorted(self.cloud.listed_enis().items())
             return tuple(interface(eni) for _, eni in found if ours(eni))
 
     def occupied_slots(self, instance_id: str) -> frozenset[tuple[int, int]]:

@@ -26,6 +26,8 @@ _KINDS = {
     "i": ("InvalidInstanceID", "InvalidInstanceID.Malformed", "instance ID"),
     "sg": ("InvalidGroup", "InvalidGroupId.Malformed", "security group"),
     "eni-attach": ("InvalidAttachmentID", "InvalidAttachmentID.Malformed", "attachment ID"),
+    "trunk-assoc": ("InvalidAssociationID", "InvalidAssociationID.Malformed", "association ID"),
+    "eni-perm": ("InvalidPermissionID", "InvalidPermissionID.Malformed", "permission ID"),
     "scr": ("InvalidSubnetCidrReservationID", "InvalidSubnetCidrReservationID.Malformed", "reservation ID"),
 }
 

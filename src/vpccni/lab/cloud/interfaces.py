@@ -24,7 +24,7 @@ from vpccni.lab.cloud.events import (
 from vpccni.lab.cloud.resources import Attachment, Eni, Instance, Owned, Subnet
 from vpccni.lab.cloud.tags import check_tags
 
-INTERFACE_TYPES = ("interface", "efa", "efa-only", "trunk")
+INTERFACE_TYPES = ("interface", "efa", "efa-only", "trunk", "branch")
 MAX_GROUPS = 5  # EC2's default quota of security groups per interface
 
 
@@ -40,6 +40,7 @@ class NewInterface:
     ipv6: Wanted = NOTHING
     interface_type: str = "interface"
     tags: Mapping[str, str] = field(default_factory=dict)
+    requester: str = ""  # a service that makes it in the account's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,11 @@ class InterfaceOperations(AddressOperations):
                     "IdempotentParameterMismatch",
                     "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
                 )
-            return self.eni(before[1])
+            if before[1] not in self.enis:
+                raise not_found("eni", before[1])
+            return self.enis[before[1]]
         eni = self.new_interface(request)
+        self.hide_for_a_while(eni)
         if client_token:
             self.tokens["CreateNetworkInterface", client_token] = (request, eni.eni_id)
         self.after(self.profile.create, lambda: self._becomes_available(eni))
@@ -101,11 +105,13 @@ class InterfaceOperations(AddressOperations):
             description=request.description,
             interface_type=request.interface_type,
             tags=dict(request.tags),
+            requester=request.requester,
         )
         subnet.v4.claim(int(primary), eni_id)
         self.enis[eni_id] = eni
         self.hold(eni, ipv4)
         self.hold(eni, ipv6)
+        eni.stale = None  # there is no older state to be shown
         self.addresses_changed(eni)
         self.emit(SecurityGroupsChanged(eni_id, group_ids))
         return eni
@@ -261,7 +267,7 @@ class InterfaceOperations(AddressOperations):
         """DeleteNetworkInterface: refused while there is an attachment, `detaching` included."""
         self.settle()
         eni = self.eni(eni_id)
-        if eni.attachment is not None:
+        if eni.attachment is not None or any(one.trunk_id == eni_id for one in self.trunks.values()):
             raise in_use(eni)
         self.remove(eni)
 
@@ -271,6 +277,8 @@ class InterfaceOperations(AddressOperations):
         self.drop(eni, Granted((*eni.addresses, *eni.ipv6), (*eni.prefixes, *eni.ipv6_prefixes)))
         self.subnets[eni.subnet_id].v4.release(int(eni.primary))
         del self.enis[eni.eni_id]
+        self._macs.discard(eni.mac)
+        self.forget_relations(eni.eni_id)
         self.emit(AddressesChanged(eni.eni_id, eni.vpc_id, ()))
 
     def set_public(self, eni: Eni, public: IPv4Address | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long things take in EC2: named sets of delays.
+"""How a day in EC2 goes: named sets of delays and faults.
 
 Knows delays as log-normal distributions and reads the named profiles that ship with the package. Must never know what
 is delayed by them beyond the names. `Cloud` draws the life-cycle delays, `lab.ec2` the latency of calls.
@@ -15,6 +15,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
+
+from vpccni.lab.cloud.faults import NO_FAULTS, Faults, change
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Profile:
     `metadata_mac` until the metadata service lists the MAC (with the primary address only), then `metadata_addresses`
     until it lists all of them. `metadata_change` is its lag for any later change. `unplug`: detach until the link is
     gone; `detach`: detach until the attachment is gone. `terminate`: shutting-down to terminated.
-    `latency` is per API action, `default_latency` for the others.
+    `latency` is per API action, `default_latency` for the others. `faults` are in force from the start.
     """
 
     name: str = "instant"
@@ -57,6 +59,7 @@ class Profile:
     terminate: Delay = NONE
     default_latency: Delay = NONE
     latency: Mapping[str, Delay] = field(default_factory=dict)
+    faults: Faults = NO_FAULTS
 
     def latency_of(self, action: str) -> Delay:
         """How long a call of this action takes before it answers."""
@@ -67,16 +70,16 @@ INSTANT = Profile()
 
 
 def parse(name: str, text: str) -> Profile:
-    """A profile from TOML: `sigma`, a `[delays]` table and a `[latency]` table, all in seconds.
+    """A profile from TOML: `sigma`, `[delays]` and `[latency]` in seconds, `[faults]` in the words of `lab fault set`.
 
-    Raises ValueError, naming every key that is unknown.
+    Raises ValueError, naming every key that is unknown and every fault that cannot be read.
     """
     table = tomllib.loads(text)
     sigma = float(table.get("sigma", 0.0))
-    known = {item.name for item in fields(Profile)} - {"name", "latency", "default_latency"}
+    known = {item.name for item in fields(Profile)} - {"name", "latency", "default_latency", "faults"}
     delays = table.get("delays", {})
     latency = dict(table.get("latency", {}))
-    unknown = sorted(set(delays) - known) + sorted(set(table) - {"sigma", "delays", "latency"})
+    unknown = sorted(set(delays) - known) + sorted(set(table) - {"sigma", "delays", "latency", "faults"})
     if unknown:
         raise ValueError(f"profile {name}: unknown keys {', '.join(unknown)}; known delays: {', '.join(sorted(known))}")
     default = Delay(float(latency.pop("default", 0.0)), sigma)
@@ -84,6 +87,7 @@ def parse(name: str, text: str) -> Profile:
         name=name,
         default_latency=default,
         latency={action: Delay(float(mean_s), sigma) for action, mean_s in latency.items()},
+        faults=change(NO_FAULTS, {key: str(value) for key, value in table.get("faults", {}).items()}),
         **{key: Delay(float(mean_s), sigma) for key, mean_s in delays.items()},
     )
 

@@ -113,6 +113,10 @@ class Eni:
     public: IPv4Address | None = None
     tags: dict[str, str] = field(default_factory=dict)
     version: int = 0
+    requester: str = ""  # who made it when it was not its owner, such as amazon-elb
+    visible_at: float = 0.0  # before that its id is not known everywhere yet
+    stale: Owned | None = None  # what describes show until `stale_until`
+    stale_until: float = 0.0
 
     @property
     def ipv4_slots(self) -> int:
@@ -142,6 +146,35 @@ class Eni:
             group_ids=self.group_ids,
             public=self.public,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkAssociation:
+    """A branch interface on a trunk, by VLAN id or GRE key."""
+
+    association_id: str
+    serial: int
+    trunk_id: str
+    branch_id: str
+    vlan_id: int | None = None
+    gre_key: int | None = None
+
+    @property
+    def protocol(self) -> str:
+        """VLAN or GRE."""
+        return "GRE" if self.vlan_id is None else "VLAN"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What another account or service may do with an interface."""
+
+    permission_id: str
+    serial: int
+    eni_id: str
+    account_id: str
+    service: str
+    permission: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,11 @@ class AddressSpace:
     def _unused_in(self, reservation: Reservation) -> int:
         first, last = int(reservation.network.network_address), int(reservation.network.broadcast_address)
         singles = sum(1 for value in self.owners if first <= value <= last)
-        blocks = sum(1 for base in self.block_owners if first <= base <= last)
+        ends = ((base, base + self.block_size - 1) for base in self.block_owners)  # a /30 lies inside a prefix
+        shared = sum(max(0, min(last, end) - max(first, base) + 1) for base, end in ends)
         own = sum(1 for value in range(self.first, self.first + RESERVED_HEAD) if first <= value <= last)
         own += first <= self.last <= last
-        return last - first + 1 - singles - self.block_size * blocks - own
+        return last - first + 1 - singles - shared - own
 
     def is_own(self, value: int) -> bool:
         """Whether EC2 keeps this address for itself."""

@@ -10,16 +10,35 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from vpccni.aws.values import InstanceLimits
 from vpccni.lab.cloud.errors import ApiError, not_found
 from vpccni.lab.cloud.events import AddressesChanged, Event
+from vpccni.lab.cloud.faults import Lag
+from vpccni.lab.cloud.gate import Gate
 from vpccni.lab.cloud.profile import Delay, Profile
-from vpccni.lab.cloud.resources import Attachment, Eni, Instance, SecurityGroup, Subnet, Vpc
+from vpccni.lab.cloud.resources import (
+    Attachment,
+    Eni,
+    Instance,
+    Permission,
+    SecurityGroup,
+    Subnet,
+    TrunkAssociation,
+    Vpc,
+)
 
 LimitsOf = Callable[[str], InstanceLimits | None]
 PUBLIC_POOL = IPv4Network("198.18.0.0/24")  # RFC 2544 benchmarking: never routed on the internet
+
+
+def _split(rng: random.Random) -> random.Random:
+    """A source of its own for faults, so that switching one on changes no id and no address. `rng` stays as it is."""
+    copy = random.Random()
+    copy.setstate(rng.getstate())
+    return random.Random(copy.getrandbits(64))
 
 
 class World:
@@ -35,8 +54,10 @@ class World:
         region: str = "us-west-2",
         account_id: str = "123456789012",
         public_pool: IPv4Network = PUBLIC_POOL,
+        branches: Callable[[str], int | None] = lambda instance_type: None,
     ) -> None:
         self._clock, self.rng, self.profile = now, rng, profile
+        self.branches_of = branches  # most branch interfaces of a trunk, by instance type; None: not known
         self.limits_of, self.region, self.account_id, self.public_pool = limits, region, account_id, public_pool
         self.vpcs: dict[str, Vpc] = {}
         self.subnets: dict[str, Subnet] = {}
@@ -46,6 +67,11 @@ class World:
         self.attachments: dict[str, str] = {}  # attachment id -> interface id
         self.by_instance: dict[str, dict[str, Eni]] = {}  # instance id -> its interfaces, in order of attachment
         self.tokens: dict[tuple[str, str], tuple[object, str]] = {}
+        self.trunks: dict[str, TrunkAssociation] = {}  # by association id
+        self.permissions: dict[str, Permission] = {}
+        self.fault_rng = _split(rng)
+        self.gate = Gate(self.fault_rng, profile.faults)
+        self._macs: set[str] = set()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._events: list[Event] = []
         self._serial = 0
@@ -60,7 +86,11 @@ class World:
 
     def after(self, delay: Delay, transition: Callable[[], None]) -> None:
         """Let a transition happen after a delay of this kind."""
-        heapq.heappush(self._queue, (self.now + delay.draw(self.rng), self.next_serial(), transition))
+        self.later(delay.draw(self.rng), transition)
+
+    def later(self, delay_s: float, transition: Callable[[], None]) -> None:
+        """Let a transition happen after so many seconds."""
+        heapq.heappush(self._queue, (self.now + delay_s, self.next_serial(), transition))
 
     def settle(self, now: float | None = None) -> None:
         """Let everything happen that is due."""
@@ -109,7 +139,8 @@ class World:
         while True:
             octets = (0x02, *self.rng.randbytes(5))
             mac = ":".join(f"{octet:02x}" for octet in octets)
-            if all(eni.mac != mac for eni in self.enis.values()):
+            if mac not in self._macs:
+                self._macs.add(mac)
                 return mac
 
     # -- look-ups
@@ -127,10 +158,11 @@ class World:
         return self.subnets[subnet_id]
 
     def eni(self, eni_id: str) -> Eni:
-        """An interface or InvalidNetworkInterfaceID.NotFound."""
-        if eni_id not in self.enis:
+        """An interface or InvalidNetworkInterfaceID.NotFound, which a new one may get for a while."""
+        eni = self.enis.get(eni_id)
+        if eni is None or eni.visible_at > self.now:
             raise not_found("eni", eni_id)
-        return self.enis[eni_id]
+        return eni
 
     def instance(self, instance_id: str) -> Instance:
         """An instance or InvalidInstanceID.NotFound."""
@@ -162,7 +194,51 @@ class World:
         """The limits that bind an interface: those of the instance that it is attached to."""
         return self.instances[eni.attachment.instance_id].limits if eni.attachment else None
 
+    # -- what describes see, which may be older than the truth
+
+    def described(self, eni: Eni) -> Eni:
+        """The interface as a describe shows it now: perhaps with the addresses that it had before its last changes."""
+        old = eni.stale
+        if old is None or eni.stale_until <= self.now:
+            return eni
+        return replace(
+            eni,
+            addresses=list(old.addresses),
+            ipv6=list(old.ipv6),
+            prefixes=list(old.prefixes),
+            ipv6_prefixes=list(old.ipv6_prefixes),
+        )
+
+    def listed_enis(self) -> dict[str, Eni]:
+        """All interfaces that a describe without ids finds, as it shows them, by id."""
+        now = self.now
+        return {eni_id: self.described(eni) for eni_id, eni in self.enis.items() if eni.visible_at <= now}
+
+    def hide_for_a_while(self, eni: Eni) -> None:
+        """A new interface: with some probability its id is not known everywhere at once."""
+        eni.visible_at = self._until(self.gate.faults.new_id)
+
+    def keep_old_view(self, eni: Eni) -> None:
+        """To be called before its addresses change: with some probability describes go on showing the old ones."""
+        until = self._until(self.gate.faults.stale)
+        if until and not (eni.stale is not None and eni.stale_until > self.now):
+            eni.stale, eni.stale_until = eni.owned(), until
+
+    def _until(self, lag: Lag) -> float:
+        if not lag.probability or self.fault_rng.random() >= lag.probability:
+            return 0.0
+        return self.now + Delay(lag.mean_s, 0.5).draw(self.fault_rng)
+
     # -- what several operations share
+
+    def forget_relations(self, eni_id: str) -> None:
+        """An interface is gone, and with it what hung on it: its place on a trunk or its branches, its permissions."""
+        for gone in [one for one in self.trunks.values() if eni_id in (one.branch_id, one.trunk_id)]:
+            del self.trunks[gone.association_id]
+            if gone.branch_id in self.enis:
+                self.enis[gone.branch_id].interface_type = "interface"
+        for permission_id in [one.permission_id for one in self.permissions.values() if one.eni_id == eni_id]:
+            del self.permissions[permission_id]
 
     def addresses_changed(self, eni: Eni) -> None:
         """Tell the fabric at once, and the metadata service after its lag."""
