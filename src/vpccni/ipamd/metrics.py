@@ -8,16 +8,27 @@ are computed when they are scraped, so that an ADD pays for counters only.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vpccni import __version__
 from vpccni.core.pool import Pool
 
+# The client library ends counters in `_total`; the Amazon VPC CNI's do not, and dashboards know them by those names.
+_SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?awscni_\w+?)_total\b", re.MULTILINE)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -25,6 +36,7 @@ class Metrics:
     """Every counter of the daemon; `bind_pool` adds the gauges."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         build = Gauge("awscni_build_info", "Version in use.", ["version", "pythonversion"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
@@ -78,7 +90,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        return _SUFFIX.sub(rb"\1", generate_latest(self.registry))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"awscni_{name}", text, labels, registry=self.registry)
