@@ -36,7 +36,7 @@ class Metrics:
     """Every counter of the daemon; `bind_pool` adds the gauges."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it without annotations
         self.registry = CollectorRegistry()
         build = Gauge("awscni_build_info", "Version in use.", ["version", "pythonversion"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
