@@ -17,8 +17,10 @@ from tests.lab.ec2.ec2_box import Box, Server, new_client
 
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import throttled
+from vpccni.lab.cloud.faults import NO_FAULTS, change
+from vpccni.lab.cloud.gate import Lost
 from vpccni.lab.cloud.profile import INSTANT, parse
-from vpccni.lab.ec2.admission import Call, Latency
+from vpccni.lab.ec2.admission import Call, Weather
 from vpccni.lab.ec2.app import OPERATIONS, make_app
 from vpccni.lab.ec2.model import load
 
@@ -108,9 +110,10 @@ class Script:
             self.throttle -= 1
             raise throttled()
 
-    async def after(self, call: Call) -> bool:
+    async def after(self, call: Call) -> None:
         self.lose -= 1
-        return self.lose < 0
+        if self.lose >= 0:
+            raise Lost(call.action, effect=True)
 
 
 def _scripted(script: Script):
@@ -158,10 +161,14 @@ def test_latency_is_the_profiles_for_the_action() -> None:
         slept.append(delay_s)
 
     profile = parse("slow", "[latency]\ndefault = 0.1\nAttachNetworkInterface = 0.4\n")
-    latency = Latency(profile, random.Random(1), sleep)
+    cloud = Cloud(time.time, random.Random(1), profile)
+    latency = Weather(cloud, random.Random(1), sleep)
     for action in ("DescribeVpcs", "AttachNetworkInterface"):
         asyncio.run(latency.before(Call(action, {}, "", "")))
     assert slept == [0.1, 0.4]
+    cloud.set_faults(change(NO_FAULTS, {"latency": "3"}))
+    asyncio.run(latency.before(Call("AttachNetworkInterface", {}, "", "")))
+    assert slept[2] == pytest.approx(1.2)
 
 
 def test_the_served_operations_exist_in_ec2_and_a_made_up_one_does_not() -> None:

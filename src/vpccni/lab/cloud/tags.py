@@ -65,7 +65,7 @@ class TagOperations(World):
         if resource_id not in tables[prefix]:
             raise not_found(prefix, resource_id)
         return {
-            "eni": lambda: self.enis[resource_id].tags,
+            "eni": lambda: self.eni(resource_id).tags,
             "subnet": lambda: self.subnets[resource_id].tags,
             "vpc": lambda: self.vpcs[resource_id].tags,
             "i": lambda: self.instances[resource_id].tags,
@@ -75,7 +75,7 @@ class TagOperations(World):
     def all_tags(self) -> Iterator[tuple[str, str, str, str]]:
         """(resource id, resource type, key, value) of every tag, in order of the resources' creation."""
         resources = [
-            *((eni.serial, eni.eni_id) for eni in self.enis.values()),
+            *((eni.serial, eni.eni_id) for eni in self.listed_enis().values()),
             *((subnet.serial, subnet.subnet_id) for subnet in self.subnets.values()),
             *((vpc.serial, vpc.vpc_id) for vpc in self.vpcs.values()),
             *((instance.serial, instance.instance_id) for instance in self.instances.values()),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from vpccni.lab.cloud.addresses import Wanted
-from vpccni.lab.cloud.errors import ApiError, invalid
+from vpccni.lab.cloud.errors import ApiError, invalid, not_found
 from vpccni.lab.cloud.events import InstanceStarted, InstanceTerminated, SubnetCreated, SubnetDeleted, VpcChanged
 from vpccni.lab.cloud.interfaces import InterfaceOperations, NewInterface
 from vpccni.lab.cloud.resources import DEFAULT_OPTIONS, Instance, MetadataOptions, SecurityGroup, Subnet, Vpc
@@ -136,6 +136,16 @@ class TopologyOperations(InterfaceOperations):
         reservation = Reservation(self.new_id("scr"), subnet_id, cidr, kind, description)
         space.reservations.append(reservation)
         return reservation
+
+    def delete_subnet_cidr_reservation(self, reservation_id: str) -> Reservation:
+        """DeleteSubnetCidrReservation: what lies in it stays assigned."""
+        self.settle()
+        for subnet in self.subnets.values():
+            for found in subnet.v4.reservations:
+                if found.reservation_id == reservation_id:
+                    subnet.v4.reservations.remove(found)
+                    return found
+        raise not_found("scr", reservation_id)
 
     def create_security_group(
         self, vpc_id: str, name: str, description: str = "", tags: Mapping[str, str] | None = None

@@ -97,12 +97,16 @@ class TrunkOperations(InterfaceOperations):
         self.permissions[made.permission_id] = made
         return made
 
+    def permission(self, permission_id: str) -> Permission:
+        """A permission or its NotFound."""
+        if permission_id not in self.permissions:
+            raise not_found("eni-perm", permission_id)
+        return self.permissions[permission_id]
+
     def delete_network_interface_permission(self, permission_id: str, *, force: bool = False) -> None:
         """DeleteNetworkInterfacePermission: while its account has the interface attached only by force."""
         self.settle()
-        found = self.permissions.get(permission_id)
-        if found is None:
-            raise not_found("eni-perm", permission_id)
+        found = self.permission(permission_id)
         eni = self.enis[found.eni_id]
         if eni.attachment is not None and found.account_id == self.account_id and not force:
             raise ApiError("OperationNotPermitted", f"The interface '{eni.eni_id}' is attached by that account.")

@@ -2,7 +2,7 @@
 """The seam between the wire and the operation: latency, throttling, faults.
 
 Knows one call at a time, before it takes effect and before its answer is sent. Must never know what the call means to
-the model. `app` asks it; the default only waits as the profile says.
+the model. `app` asks it; the default takes latencies and faults from the cloud, as they are at that moment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vpccni.lab.cloud.profile import Profile
+from vpccni.lab.cloud.errors import ApiError
+from vpccni.lab.cloud.gate import is_filtered
+from vpccni.lab.cloud.world import World
+
+Sleep = Callable[[float], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +34,36 @@ class Admission(Protocol):
     """What may happen to a call around its effect."""
 
     async def before(self, call: Call) -> None:
-        """May wait, and may raise `ApiError`: the call then has no effect (`errors.throttled()` for RequestLimit)."""
+        """May wait, and may raise `ApiError` or `gate.Lost`: the call then has no effect."""
 
-    async def after(self, call: Call) -> bool:
-        """May wait. False: the call had its effect but its answer is lost, the connection closes without a word."""
+    async def after(self, call: Call) -> None:
+        """May wait, and may raise `gate.Lost`: the call had its effect but its answer is lost, the connection closes
+        without a word."""
 
 
-class Latency:
-    """Every call takes its time, none is refused or lost."""
+class Weather:
+    """Every call takes its time and goes through the cloud's gate."""
 
-    def __init__(
-        self, profile: Profile, rng: random.Random, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    ) -> None:
-        self._profile, self._rng, self._sleep = profile, rng, sleep
+    def __init__(self, world: World, rng: random.Random, sleep: Sleep = asyncio.sleep) -> None:
+        self._world, self._rng, self._sleep = world, rng, sleep
 
     async def before(self, call: Call) -> None:
-        """Wait as long as this action usually takes."""
-        delay_s = self._profile.latency_of(call.action).draw(self._rng)
+        """Refuse at once what is refused; else wait as long as this action usually takes."""
+        resources = len(call.parameters.get("InstanceIds", ())) if call.action == "TerminateInstances" else 0
+        filtered = is_filtered(call.parameters)
+        try:
+            self._world.gate.before(call.action, self._world.now, filtered=filtered, resources=resources)
+        except ApiError:
+            await self._wait("")  # a refusal takes no less than the quickest answer
+            raise
+        await self._wait(call.action)
+
+    async def after(self, call: Call) -> None:
+        """The answer may get lost."""
+        self._world.gate.after(call.action)
+
+    async def _wait(self, action: str) -> None:
+        profile, factor = self._world.profile, self._world.gate.faults.latency
+        delay_s = profile.latency_of(action).draw(self._rng) * factor
         if delay_s > 0:
             await self._sleep(delay_s)
-
-    async def after(self, call: Call) -> bool:
-        """Every answer arrives."""
-        return True

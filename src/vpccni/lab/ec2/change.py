@@ -192,6 +192,46 @@ def unassign_ipv6_addresses(cloud: Cloud, parameters: Parameters) -> Answer:
     }
 
 
+# -- trunks and permissions
+
+
+def associate_trunk_interface(cloud: Cloud, parameters: Parameters) -> Answer:
+    """AssociateTrunkInterface."""
+    token = parameters.get("ClientToken", "")
+    made = cloud.associate_trunk_interface(
+        parameters["BranchInterfaceId"],
+        parameters["TrunkInterfaceId"],
+        vlan_id=parameters.get("VlanId"),
+        gre_key=parameters.get("GreKey"),
+        client_token=token,
+    )
+    return {"InterfaceAssociation": rows.trunk_association(made), "ClientToken": token or None}
+
+
+def disassociate_trunk_interface(cloud: Cloud, parameters: Parameters) -> Answer:
+    """DisassociateTrunkInterface."""
+    cloud.disassociate_trunk_interface(parameters["AssociationId"])
+    return {"Return": True, "ClientToken": parameters.get("ClientToken")}
+
+
+def create_network_interface_permission(cloud: Cloud, parameters: Parameters) -> Answer:
+    """CreateNetworkInterfacePermission."""
+    made = cloud.create_network_interface_permission(
+        parameters["NetworkInterfaceId"],
+        parameters["Permission"],
+        account_id=parameters.get("AwsAccountId", ""),
+        service=parameters.get("AwsService", ""),
+    )
+    return {"InterfacePermission": rows.permission(made)}
+
+
+def delete_network_interface_permission(cloud: Cloud, parameters: Parameters) -> Answer:
+    """DeleteNetworkInterfacePermission."""
+    force = parameters.get("Force", False)
+    cloud.delete_network_interface_permission(parameters["NetworkInterfacePermissionId"], force=force)
+    return {"Return": True}
+
+
 # -- tags, instances, subnets
 
 
@@ -231,6 +271,12 @@ def create_subnet_cidr_reservation(cloud: Cloud, parameters: Parameters) -> Answ
         parameters.get("Description", ""),
     )
     return {"SubnetCidrReservation": rows.cidr_reservation(reservation, cloud.account_id)}
+
+
+def delete_subnet_cidr_reservation(cloud: Cloud, parameters: Parameters) -> Answer:
+    """DeleteSubnetCidrReservation."""
+    gone = cloud.delete_subnet_cidr_reservation(parameters["SubnetCidrReservationId"])
+    return {"DeletedSubnetCidrReservation": rows.cidr_reservation(gone, cloud.account_id)}
 
 
 def create_subnet(cloud: Cloud, parameters: Parameters) -> Answer:

@@ -43,7 +43,8 @@ def _wanted(found: Mapping[str, Any], look_up: Callable[[str], Any], ids: Sequen
 
 def network_interfaces(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeNetworkInterfaces. Its paging parameters do not go with ids."""
-    listed = _wanted(cloud.enis, cloud.eni, parameters.get("NetworkInterfaceIds", ()))
+    ids = parameters.get("NetworkInterfaceIds", ())
+    listed = _wanted({} if ids else cloud.listed_enis(), lambda eni_id: cloud.described(cloud.eni(eni_id)), ids)
     found, token = _listing(
         cloud, "DescribeNetworkInterfaces", parameters, filters.INTERFACE, listed, ids="NetworkInterfaceIds"
     )
@@ -122,6 +123,41 @@ def instance_types(cloud: Cloud, parameters: Parameters) -> Answer:
         cloud, "DescribeInstanceTypes", parameters, filters.INSTANCE_TYPE, listed, ids="InstanceTypes"
     )
     return {"InstanceTypes": [rows.instance_type(limits) for limits in chosen], "NextToken": token}
+
+
+def trunk_interface_associations(cloud: Cloud, parameters: Parameters) -> Answer:
+    """DescribeTrunkInterfaceAssociations."""
+    listed = [(one.serial, one) for one in cloud.trunk_associations(parameters.get("AssociationIds", ()))]
+    found, token = _listing(
+        cloud, "DescribeTrunkInterfaceAssociations", parameters, filters.TRUNK, sorted(listed, key=_serial),
+        ids="AssociationIds",
+    )  # fmt: skip
+    return {"InterfaceAssociations": [rows.trunk_association(one) for one in found], "NextToken": token}
+
+
+def network_interface_permissions(cloud: Cloud, parameters: Parameters) -> Answer:
+    """DescribeNetworkInterfacePermissions."""
+    ids = parameters.get("NetworkInterfacePermissionIds", ())
+    listed = _wanted(cloud.permissions, cloud.permission, ids)
+    found, token = _listing(
+        cloud, "DescribeNetworkInterfacePermissions", parameters, filters.PERMISSION, listed,
+        ids="NetworkInterfacePermissionIds",
+    )  # fmt: skip
+    return {"NetworkInterfacePermissions": [rows.permission(one) for one in found], "NextToken": token}
+
+
+def subnet_cidr_reservations(cloud: Cloud, parameters: Parameters) -> Answer:
+    """GetSubnetCidrReservations; IPv6 ones are not modelled."""
+    reservations = cloud.subnet(parameters["SubnetId"]).v4.reservations
+    found, token = _listing(
+        cloud, "GetSubnetCidrReservations", parameters, filters.RESERVATION, list(enumerate(reservations))
+    )
+    listed = [rows.cidr_reservation(one, cloud.account_id) for one in found]
+    return {"SubnetIpv4CidrReservations": listed, "SubnetIpv6CidrReservations": [], "NextToken": token}
+
+
+def _serial(pair: tuple[int, object]) -> int:
+    return pair[0]
 
 
 def tags(cloud: Cloud, parameters: Parameters) -> Answer:

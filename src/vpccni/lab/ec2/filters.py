@@ -35,7 +35,8 @@ INTERFACE: Table = {
     "availability-zone": lambda world, eni: (eni.zone,),
     "availability-zone-id": lambda world, eni: (zone_id(eni.zone),),
     "owner-id": lambda world, eni: (eni.owner_id,),
-    "requester-managed": lambda world, eni: (False,),
+    "requester-managed": lambda world, eni: (bool(eni.requester),),
+    "requester-id": lambda world, eni: (eni.requester,) if eni.requester else (),
     "status": lambda world, eni: (eni.status,),
     "description": lambda world, eni: (eni.description,),
     "mac-address": lambda world, eni: (eni.mac,),
@@ -149,7 +150,26 @@ TAG: Table = {
     "value": lambda world, tag: (tag[3],),
 }
 
+TRUNK: Table = {
+    "gre-key": lambda world, one: (one.gre_key,) if one.gre_key is not None else (),
+    "interface-protocol": lambda world, one: (one.protocol,),
+}
+
+PERMISSION: Table = {
+    "network-interface-permission.network-interface-permission-id": lambda world, one: (one.permission_id,),
+    "network-interface-permission.network-interface-id": lambda world, one: (one.eni_id,),
+    "network-interface-permission.aws-account-id": lambda world, one: (one.account_id,),
+    "network-interface-permission.aws-service": lambda world, one: (one.service,),
+    "network-interface-permission.permission": lambda world, one: (one.permission,),
+}
+
+RESERVATION: Table = {
+    "reservationType": lambda world, one: (one.kind,),
+    "subnet-id": lambda world, one: (one.subnet_id,),
+}
+
 Filterable = Eni | Subnet | Vpc | SecurityGroup | Instance | InstanceLimits | tuple[str, str, str, str]
+UNTAGGED = (TAG, INSTANCE_TYPE, TRUNK, PERMISSION, RESERVATION)
 Test = Callable[[World, Any], bool]
 
 
@@ -166,7 +186,7 @@ def _test(table: Table, item: Mapping[str, Any]) -> Test:
         raise invalid(f"The filter '{name}' needs values")
     if len(patterns) > MAX_VALUES:
         raise ApiError("FilterLimitExceeded", f"The maximum number of filter values is {MAX_VALUES}")
-    tagged = table is not TAG and table is not INSTANCE_TYPE
+    tagged = all(table is not other for other in UNTAGGED)
     if tagged and name.startswith("tag:"):
         key = name.removeprefix("tag:")
         return lambda world, resource: key in resource.tags and matches(patterns, (resource.tags[key],))

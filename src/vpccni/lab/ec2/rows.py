@@ -10,7 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from vpccni.aws.values import InstanceLimits, IPAddress
-from vpccni.lab.cloud.resources import Attachment, Eni, Instance, SecurityGroup, Subnet, Vpc
+from vpccni.lab.cloud.resources import (
+    Attachment,
+    Eni,
+    Instance,
+    Permission,
+    SecurityGroup,
+    Subnet,
+    TrunkAssociation,
+    Vpc,
+)
 from vpccni.lab.cloud.space import Reservation
 from vpccni.lab.cloud.view import private_name, public_name, zone_id
 from vpccni.lab.cloud.world import World
@@ -87,7 +96,8 @@ def interface(world: World, eni: Eni) -> Row:
     return _described(world, eni) | {
         "Attachment": None if eni.attachment is None else attachment(eni.attachment, eni.owner_id),
         "AvailabilityZone": eni.zone,
-        "RequesterManaged": False,
+        "RequesterManaged": bool(eni.requester),
+        "RequesterId": eni.requester or None,
         "TagSet": tag_list(eni.tags),
     }
 
@@ -121,7 +131,9 @@ def instance(world: World, found: Instance) -> Row:
             "HttpEndpoint": options.http_endpoint,
             "InstanceMetadataTags": options.instance_metadata_tags,
         },
-        "NetworkInterfaces": [_instance_interface(world, eni) for eni in world.enis_of(found.instance_id)],
+        "NetworkInterfaces": [
+            _instance_interface(world, world.described(eni)) for eni in world.enis_of(found.instance_id)
+        ],
     }
     primary = world.enis.get(found.primary_eni_id)
     if primary is not None and found.state != "terminated":
@@ -223,6 +235,30 @@ def cidr_reservation(found: Reservation, owner_id: str) -> Row:
         "ReservationType": found.kind,
         "OwnerId": owner_id,
         "Description": found.description or None,
+    }
+
+
+def trunk_association(found: TrunkAssociation) -> Row:
+    """TrunkInterfaceAssociation."""
+    return {
+        "AssociationId": found.association_id,
+        "BranchInterfaceId": found.branch_id,
+        "TrunkInterfaceId": found.trunk_id,
+        "InterfaceProtocol": found.protocol,
+        "VlanId": found.vlan_id,
+        "GreKey": found.gre_key,
+    }
+
+
+def permission(found: Permission) -> Row:
+    """NetworkInterfacePermission."""
+    return {
+        "NetworkInterfacePermissionId": found.permission_id,
+        "NetworkInterfaceId": found.eni_id,
+        "AwsAccountId": found.account_id or None,
+        "AwsService": found.service or None,
+        "Permission": found.permission,
+        "PermissionState": {"State": "granted"},
     }
 
 
