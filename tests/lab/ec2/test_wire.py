@@ -18,7 +18,6 @@ from tests.lab.ec2.ec2_box import Box, Server, new_client
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import throttled
 from vpccni.lab.cloud.faults import NO_FAULTS, change
-from vpccni.lab.cloud.gate import Lost
 from vpccni.lab.cloud.profile import INSTANT, parse
 from vpccni.lab.ec2.admission import Call, Weather
 from vpccni.lab.ec2.app import OPERATIONS, make_app
@@ -110,10 +109,9 @@ class Script:
             self.throttle -= 1
             raise throttled()
 
-    async def after(self, call: Call) -> None:
+    async def after(self, call: Call) -> bool:
         self.lose -= 1
-        if self.lose >= 0:
-            raise Lost(call.action, effect=True)
+        return self.lose < 0
 
 
 def _scripted(script: Script):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vpccni.lab.cloud.errors import ApiError
-from vpccni.lab.cloud.gate import is_filtered
+from vpccni.lab.cloud.gate import Lost, is_filtered
 from vpccni.lab.cloud.world import World
 
 Sleep = Callable[[float], Awaitable[object]]
@@ -36,9 +36,8 @@ class Admission(Protocol):
     async def before(self, call: Call) -> None:
         """May wait, and may raise `ApiError` or `gate.Lost`: the call then has no effect."""
 
-    async def after(self, call: Call) -> None:
-        """May wait, and may raise `gate.Lost`: the call had its effect but its answer is lost, the connection closes
-        without a word."""
+    async def after(self, call: Call) -> bool:
+        """May wait. False: the call had its effect but its answer is lost, the connection closes without a word."""
 
 
 class Weather:
@@ -58,9 +57,13 @@ class Weather:
             raise
         await self._wait(call.action)
 
-    async def after(self, call: Call) -> None:
+    async def after(self, call: Call) -> bool:
         """The answer may get lost."""
-        self._world.gate.after(call.action)
+        try:
+            self._world.gate.after(call.action)
+        except Lost:
+            return False
+        return True
 
     async def _wait(self, action: str) -> None:
         profile, factor = self._world.profile, self._world.gate.faults.latency

@@ -99,11 +99,12 @@ class Endpoint:
             if call.parameters.get("DryRun"):
                 raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
             body = self._effect(call, request_id)
-            await self.admission.after(call)
+            if not await self.admission.after(call):
+                code, status = LOST_AFTER, 0
         except ApiError as error:
             code, body, status = error.code, error_answer(error, request_id), error.status
-        except Lost as lost:
-            code, status = LOST_AFTER if lost.effect else LOST_BEFORE, 0
+        except Lost:
+            code, status = LOST_BEFORE, 0
         self.calls.record(
             at=at, action=action if action in self.model.known else "(unknown)", client=request.remote or "", code=code,
             status=status, took_s=time.monotonic() - started, request_id=request_id, subject=subject,
