@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting of the node daemon in one table: variable, field, syntax, default and purpose.
 
-Knows names and syntax of environment variables, and which combinations make no sense. Must never read the
-environment, a file or the instance itself: `__main__` passes the environment in, everybody else gets a `Settings`.
+Knows names and syntax of environment variables, and which combinations cannot start; `core.settings_lint` knows those
+that are hardly meant. Must never read the environment, a file or the instance itself: `__main__` passes the environment
+in, everybody else gets a `Settings`.
 Variables are those of the Amazon VPC CNI 1.23 with the defaults of its manifest; `VPCCNI_*` are our own. Unlike there,
 a value that cannot be read is refused instead of replaced by the default. A variable set to "" counts as unset.
 """
@@ -45,8 +46,6 @@ _IGNORED = {
 # Features that this version does not have: what a user who switches one on must be told, never silently ignored.
 _NOT_BUILT = (
     "enable_ipv6",
-    "enable_prefix_delegation",
-    "custom_networking",
     "enable_pod_eni",
     "enable_multi_nic",
     "enable_v6_egress",
@@ -81,6 +80,7 @@ class Settings:
     enable_ipv4: bool = _var("ENABLE_IPv4", BOOL, True, "pods get IPv4 addresses")
     enable_ipv6: bool = _var("ENABLE_IPv6", BOOL, False, "pods get IPv6 addresses")
     enable_prefix_delegation: bool = _var("ENABLE_PREFIX_DELEGATION", BOOL, False, "assign /28 or /80 blocks")
+    prefix_fallback: bool = _var("VPCCNI_PREFIX_FALLBACK", BOOL, True, "single addresses where no /28 is free")
     custom_networking: bool = _var("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", BOOL, False, "pods as ENIConfig says")
     enable_pod_eni: bool = _var("ENABLE_POD_ENI", BOOL, False, "security groups for pods on branch ENIs")
     enable_multi_nic: bool = _var("ENABLE_MULTI_NIC", BOOL, False, "pods on every network card")
@@ -140,6 +140,12 @@ class Settings:
     eni_config_annotation: str = _var(
         "ENI_CONFIG_ANNOTATION_DEF", TEXT, "k8s.amazonaws.com/eniConfig", "node annotation that names the ENIConfig"
     )
+
+    eni_config_name: str = _var("VPCCNI_ENI_CONFIG_NAME", TEXT, "default", "this node's ENIConfig")
+    eni_config_dir: str = _var(
+        "VPCCNI_ENI_CONFIG_DIR", TEXT, "/var/run/aws-node/eniconfigs", "directory of ENIConfig manifests (YAML)"
+    )
+    cordon_file: str = _var("VPCCNI_CORDON_FILE", TEXT, "", "the node counts as cordoned while this file exists")
 
     # Plugin chain.
     enable_bandwidth_plugin: bool = _var("ENABLE_BANDWIDTH_PLUGIN", BOOL, False, "chain the bandwidth plugin")
@@ -221,7 +227,7 @@ def parse(environ: Mapping[str, str]) -> Settings:
             hint="correct or unset the environment variables named above, then start again",
             evidence={"problems": len(problems)},
         )
-    warnings += [*_doubtful(settings), *_misspelled(environ)]
+    warnings += _misspelled(environ)
     return _replaced(settings, warnings=tuple(warnings))
 
 
@@ -262,7 +268,13 @@ def _derived(settings: Settings, warnings: list[str]) -> Settings:
     dropped = sorted(set(settings.additional_eni_tags) - set(tags))
     if dropped:
         warnings.append(f"ADDITIONAL_ENI_TAGS: {', '.join(dropped)} left out, *{RESERVED_TAG_TEXT}* keys are reserved")
-    return _replaced(settings, additional_eni_tags=tags, pod_mtu=settings.pod_mtu or settings.eni_mtu)
+    discovery = settings.enable_subnet_discovery and not settings.imds_only  # subnets' tags need EC2
+    return _replaced(
+        settings,
+        additional_eni_tags=tags,
+        pod_mtu=settings.pod_mtu or settings.eni_mtu,
+        enable_subnet_discovery=discovery,
+    )
 
 
 def _conflicts(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -294,16 +306,6 @@ def _unread(involved: tuple[str, ...], values: Mapping[str, Any], environ: Mappi
     """Whether one of the variables is set but was refused, so that its field holds only the default."""
     by_name = {name: row.name for row in _rows() for name in row.metadata["names"]}
     return any(environ.get(name) and by_name[name] not in values for name in involved)
-
-
-def _doubtful(s: Settings) -> Iterator[str]:
-    """Combinations that work, but hardly as meant."""
-    if s.pod_mtu > s.eni_mtu:
-        yield f"POD_MTU={s.pod_mtu} is above AWS_VPC_ENI_MTU={s.eni_mtu}: large packets of pods will be dropped"
-    if s.external_snat and s.exclude_snat_cidrs:
-        yield "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS has no effect with AWS_VPC_K8S_CNI_EXTERNALSNAT=true"
-    if s.imds_only and s.enable_subnet_discovery:
-        yield "ENABLE_IMDS_ONLY_MODE cannot look at subnets: ENABLE_SUBNET_DISCOVERY counts as false"
 
 
 def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:

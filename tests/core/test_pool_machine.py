@@ -204,10 +204,10 @@ class PoolMachine(RuleBasedStateMachine):
         kept: list[Tally] = [held.tally() for held in self.pool.held()]
         best = [held.best() for held in self.pool.held()]
         for held in self.twin.held():
-            held.recount(self.mode, 4)
+            held.recount((self.mode.kind,), 4)
         self.twin.stats(self.now)
         for held in self.twin.held():
-            held.recount(self.mode, 4)
+            held.recount((self.mode.kind,), 4)
         assert kept == [held.tally() for held in self.twin.held()]
         assert [each and each.block for each in best] == [
             each and each.block for each in (held.best() for held in self.twin.held())

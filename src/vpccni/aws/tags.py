@@ -16,6 +16,7 @@ CLUSTER_TAG = "cluster.k8s.amazonaws.com/name"
 OWNER_TAG = "eks:eni:owner"
 OWNER = "amazon-vpc-cni"
 UNMANAGED_TAG = "node.k8s.amazonaws.com/no_manage"
+SAGA_TAG = "vpccni/saga"  # the ClientToken of the create call: finds an interface whose creation was never answered
 SUBNET_ROLE_TAG = "kubernetes.io/role/cni"
 SUBNET_CLUSTER_TAG_PREFIX = "cni.networking.k8s.aws/cluster/"
 DESCRIPTION_PREFIX = "aws-K8S-"

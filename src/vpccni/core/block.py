@@ -114,12 +114,15 @@ class HeldBlock:
         return int(address) - self.base
 
     def settle(self) -> None:
-        """Bring `rank` up to date: fullest block first, then least recently used, then lowest address."""
+        """Bring `rank` up to date: fullest prefix first, singles last, then least recently used, then lowest address.
+
+        Single addresses beside prefixes were taken for want of a /28; as long as a prefix serves, they drain.
+        """
         while self._fresh < self.size and self._taken(self._fresh):
             self._fresh += 1
         unused = self._returned or self._fresh < self.size
         recency = -1 if unused else next(iter(self.rested.values()), -1)
-        self.rank = (-len(self.owned), recency, self.base)
+        self.rank = (-1 - len(self.owned) if self.size > 1 else 0, recency, self.base)
 
     def take(self) -> tuple[int, int]:
         """Own the next address: never used ones first, ascending, then the least recently used.

@@ -7,12 +7,12 @@ Must never know other ENIs, pods or time. `pool` mutates it, `reconcile` makes t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from vpccni.aws.values import IPAddress, IPNetwork
-from vpccni.core.block import Block, HeldBlock, Mode
+from vpccni.core.block import Block, BlockKind, HeldBlock
 from vpccni.core.stats import Tally
 
 _RANK = attrgetter("rank")
@@ -20,7 +20,7 @@ _RANK = attrgetter("rank")
 
 @dataclass(frozen=True, slots=True)
 class Eni:
-    """One attached ENI. `created_at` (Unix seconds) is when this daemon first saw it; it guards early release.
+    """One attached ENI. `created_at` (Unix seconds) is when it was made, or first seen; it guards early release.
 
     `usable_for_pods` is False for the primary ENI under custom networking, for ENIs in excluded subnets and for
     trunks: addresses in use there linger, new ones are never handed out. `managed` False (tag `no_manage`, efa-only)
@@ -109,14 +109,14 @@ class HeldEni:
             lingering=self.owned - self.assigned - self.cooling,
         )
 
-    def recount(self, mode: Mode, version: int) -> None:
-        """Recompute everything from the blocks: after a change of blocks, flags or mode, never per pod."""
+    def recount(self, kinds: Collection[BlockKind], version: int) -> None:
+        """Recompute everything from the blocks: after a change of blocks, flags or kinds, never per pod."""
         usable = self.eni.usable_for_pods and self.eni.managed and not self.withdrawn
         self.total = self.assigned = self.cooling = self.idle = self.owned = self.active = 0
         self.open, self._stale = {}, True
         for held in self.blocks.values():
             network = held.block.network
-            held.active = usable and held.confirmed and network.version == version and held.block.kind is mode.kind
+            held.active = usable and held.confirmed and network.version == version and held.block.kind in kinds
             self.owned += len(held.owned) + len(held.cooling)
             if held.active:
                 self.active += 1
@@ -144,7 +144,30 @@ class HeldEni:
             self.open.pop(held, None)
         self._stale = True
 
+    def active_prefixes(self) -> list[HeldBlock]:
+        """The prefixes that new grants come from."""
+        return [held for held in self.blocks.values() if held.active and held.size > 1]
+
+    def idle_singles(self) -> tuple[Block, ...]:
+        """Single addresses that grants come from and that nobody uses, the highest first."""
+        return self.releasable(held for held in self.blocks.values() if held.active and held.size == 1)
+
     def releasable(self, blocks: Iterable[HeldBlock] | None = None) -> tuple[Block, ...]:
         """Blocks without owned or cooling addresses, least useful first: highest address first."""
         chosen = [held for held in (self.blocks.values() if blocks is None else blocks) if held.idle]
         return tuple(held.block for held in sorted(chosen, key=lambda held: -held.base))
+
+
+def sums_of_prefixes(enis: Iterable[HeldEni]) -> Tally:
+    """The tally as it were if only prefixes were handed out: what pods use of single addresses is lingering."""
+    enis = tuple(enis)
+    prefixes = [block for held in enis for block in held.active_prefixes()]
+    assigned, cooling = sum(len(block.owned) for block in prefixes), sum(len(block.cooling) for block in prefixes)
+    return Tally(
+        total=sum(block.size for block in prefixes),
+        assigned=assigned,
+        cooling=cooling,
+        blocks=len(prefixes),
+        idle_blocks=sum(block.idle for block in prefixes),
+        lingering=sum(held.owned for held in enis) - assigned - cooling,
+    )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core import refusal
-from vpccni.core.block import Block, HeldBlock, Mode
+from vpccni.core.block import Block, BlockKind, HeldBlock, Mode
 from vpccni.core.eni import Eni, HeldEni
 
 # Lengths of the prefixes that EC2 delegates, per IP version.
@@ -19,13 +19,18 @@ _PREFIX_LENGTH = {4: 28, 6: 80}
 
 
 class Inventory:
-    """ENIs by id, and in `order` by card and device; `mode` and `version` decide which blocks are active."""
+    """ENIs by id, and in `order` by card and device; `mode`, `singles` and `version` decide which blocks are active."""
 
     def __init__(self, mode: Mode, version: int) -> None:
-        self.mode, self.version = mode, version
+        self.mode, self.version, self.singles = mode, version, False
         self.enis: dict[str, HeldEni] = {}
         self.order: list[HeldEni] = []
         self._blocks: dict[IPNetwork, HeldBlock] = {}
+
+    @property
+    def kinds(self) -> tuple[BlockKind, ...]:
+        """The kinds of blocks that grants come from."""
+        return (self.mode.kind, BlockKind.ADDRESS) if self.singles else (self.mode.kind,)
 
     def need(self, eni_id: str, action: str) -> HeldEni:
         """The ENI, or Refused with code `unknown-eni`."""
@@ -72,7 +77,7 @@ class Inventory:
 
     def recount(self, held: HeldEni) -> None:
         """Recompute the counters of an ENI after its blocks or flags changed."""
-        held.recount(self.mode, self.version)
+        held.recount(self.kinds, self.version)
 
     def find(self, address: IPAddress) -> HeldBlock | None:
         """The block that holds an address."""

@@ -21,11 +21,20 @@ class Ledger:
     """`rooms`: free slots per attached ENI; `eni_slots`: ENIs that may still be attached; `tally`: the sums."""
 
     def __init__(
-        self, pool: Pool, limits: NodeLimits, max_eni: int | None, card: int, now: float, pending: Sequence[Step]
+        self,
+        pool: Pool,
+        limits: NodeLimits,
+        max_eni: int | None,
+        card: int,
+        now: float,
+        pending: Sequence[Step],
+        *,
+        prefixes_only: bool = False,
     ) -> None:
         self.card = card
         self.kind: BlockKind = pool.mode.kind
-        self.tally: Tally = pool.tally(now, card)
+        self.size = block_size(pool.mode, pool.version)
+        self.tally: Tally = pool.tally(now, card, prefixes_only=prefixes_only)
         self.enis: list[HeldEni] = [held for held in pool.held() if held.eni.card == card]
         self.slots_per_eni = limits.slots_per_eni(pool.version)
         self.rooms = {held.eni.id: self.slots_per_eni - len(held.blocks) for held in self.enis}
@@ -33,8 +42,8 @@ class Ledger:
         self.eni_limit = limits.enis_on(card, max_eni) - trunk_slot
         self.capped = self.eni_limit < limits.enis_on(card) - trunk_slot  # by MAX_ENI, not by the instance type
         self.eni_slots = self.eni_limit - len(self.enis)
-        size = block_size(pool.mode, pool.version)
         for step in pending:
+            size = 1 if isinstance(step, AssignBlocks | AttachEni) and step.kind is BlockKind.ADDRESS else self.size
             if isinstance(step, AssignBlocks) and step.eni_id in self.rooms:
                 self.assigned(step.eni_id, step.count, size)
             elif isinstance(step, AttachEni) and step.card == card:

@@ -9,14 +9,16 @@ A plan whose steps all succeed is followed by a plan without steps: growing and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from vpccni.core import shrink
+from vpccni.core.block import Mode
+from vpccni.core.grow import grow, make_room
+from vpccni.core.holds import Holds
 from vpccni.core.ledger import Ledger
 from vpccni.core.pool import Pool
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
-from vpccni.core.targets import Demand, NodeLimits, Targets, demand
+from vpccni.core.targets import NodeLimits, Targets, demand
 
 __all__ = [
     "AssignBlocks",
@@ -33,24 +35,6 @@ __all__ = [
 
 # Amazon VPC CNI 1.23: at least this long between two decreases of the pool.
 SHRINK_INTERVAL_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """What EC2's last answers and the node's state forbid for now; times in Unix seconds, 0 for none.
-
-    `subnets`: subnet id -> until when it gets no request, because it had no free address or no free /28.
-    `subnet_free`: subnet id -> free addresses, where known; a request asks for no more than that.
-    `attach_until`: no ENI can be created until then (every allowed subnet is full, or EC2 refused it).
-    `throttled_until`: no EC2 call at all. `paused`: why pool changes are switched off ("" = they are not), such as
-    a cordoned node or a daemon that is stopping.
-    """
-
-    subnets: Mapping[str, float] = field(default_factory=dict)
-    subnet_free: Mapping[str, int] = field(default_factory=dict)
-    attach_until: float = 0.0
-    throttled_until: float = 0.0
-    paused: str = ""
 
 
 _NO_HOLDS = Holds()
@@ -76,13 +60,27 @@ def plan(
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         ledger = Ledger(pool, limits, targets.max_eni, card, now, pending)
         outdated = shrink.outdated(ledger, pool)
-        growth = _grow(ledger, wanted, holds, now)
+        growth = grow(ledger, wanted, holds, now)
         less: list[Step] = []
         if not growth and not pending:
-            less = _paced(shrink.surplus(ledger, wanted, now), last_decrease, now)
+            growth = _resume(pool, targets, limits, card, holds, now)
+        if not pending and all(isinstance(step, Wait) and step.code == "subnet-fragmented" for step in growth):
+            less = _paced(_allowed(shrink.surplus(ledger, wanted, now), holds), last_decrease, now)
         freed = {step.eni_id for step in less if isinstance(step, FreeEni)}
         steps += [step for step in outdated if step.eni_id not in freed] + growth + less
     return _stopped(steps, holds, now) if steps else steps
+
+
+def prefixes_suffice(pool: Pool, targets: Targets, limits: NodeLimits, holds: Holds, now: float) -> bool:
+    """Whether single addresses that stood in for prefixes are needed no more: a /28 can be had again, and the prefixes
+    alone meet the targets."""
+    if holds.no_prefix_until(now):
+        return False
+    for card in limits.cards:
+        wanted = demand(targets, limits, pool.mode, pool.version, card)
+        if wanted.short(pool.tally(now, card, prefixes_only=True)) > 0:
+            return False
+    return True
 
 
 def low_watermark(pool: Pool, targets: Targets, limits: NodeLimits, now: float) -> bool:
@@ -102,61 +100,21 @@ def next_wake(steps: Sequence[Step], pool: Pool, now: float) -> float | None:
     return min((time for time in times if time > now), default=None)
 
 
-def _grow(ledger: Ledger, wanted: Demand, holds: Holds, now: float) -> list[Step]:
-    if not wanted.short(ledger.tally):
+def _resume(pool: Pool, targets: Targets, limits: NodeLimits, card: int, holds: Holds, now: float) -> list[Step]:
+    """Single addresses stand in for prefixes: when a /28 may be free again it is asked for, though nothing is short."""
+    if not pool.singles or pool.mode is not Mode.PREFIX:
         return []
-    steps: list[Step] = []
-    held_subnets: dict[str, float] = {}
-    for held in ledger.growable():
-        count = _count(ledger, wanted, ledger.rooms[held.eni.id])
-        subnet = held.eni.subnet_id
-        if count > 0 and holds.subnets.get(subnet, 0.0) > now:
-            held_subnets[subnet] = holds.subnets[subnet]
-            continue
-        count = min(count, holds.subnet_free.get(subnet, count * wanted.block_size) // wanted.block_size)
-        if count > 0:
-            reason = wanted.explain(ledger.tally)
-            steps.append(AssignBlocks(held.eni.id, count, ledger.kind, reason))
-            ledger.assigned(held.eni.id, count, wanted.block_size)
-    while ledger.eni_slots > 0 and holds.attach_until <= now:
-        count = _count(ledger, wanted, ledger.slots_per_eni)
-        if count <= 0:
-            break
-        reason = f"attached ENIs have no more room; {wanted.explain(ledger.tally)}"
-        steps.append(AttachEni(ledger.card, count, ledger.kind, reason))
-        ledger.attached(count, wanted.block_size)
-    if wanted.short(ledger.tally):
-        steps += _obstacles(ledger, wanted, holds, held_subnets, now)
-    return steps
+    until = holds.no_prefix_until(now)
+    if until:
+        return [Wait("subnet-fragmented", until, "single addresses stand in until a /28 is free")]
+    trial = Ledger(pool, limits, targets.max_eni, card, now, (), prefixes_only=True)
+    wanted = demand(targets, limits, pool.mode, pool.version, card)
+    return make_room(trial, wanted, holds, now) or grow(trial, wanted, holds, now)
 
 
-def _count(ledger: Ledger, wanted: Demand, room: int) -> int:
-    """Blocks to ask for on one ENI: what is missing, or all that fits when ENIs are filled whole."""
-    short = wanted.short(ledger.tally)
-    if not short or room <= 0:
-        return 0
-    if not wanted.whole_enis:
-        return min(room, wanted.blocks(short))
-    return min(room, wanted.blocks(wanted.headroom(ledger.tally, room * wanted.block_size)))
-
-
-def _obstacles(
-    ledger: Ledger, wanted: Demand, holds: Holds, held_subnets: Mapping[str, float], now: float
-) -> list[Step]:
-    """Why the pool stays short."""
-    missing = f"{wanted.short(ledger.tally)} short; {wanted.explain(ledger.tally)}"
-    steps: list[Step] = []
-    for subnet, until in held_subnets.items():
-        reason = f"{subnet} had no room; asking again in {until - now:.0f} s; {missing}"
-        steps.append(Wait("subnet-hold", until, reason))
-    if ledger.eni_slots > 0 and holds.attach_until > now:
-        reason = f"no ENI can be created; trying again in {holds.attach_until - now:.0f} s; {missing}"
-        steps.append(Wait("attach-blocked", holds.attach_until, reason))
-    elif ledger.eni_slots <= 0:
-        code, limit = ("max-eni", "MAX_ENI") if ledger.capped else ("eni-limit", "the instance type")
-        full = f"all {ledger.eni_limit} ENIs that {limit} allows on card {ledger.card} are attached"
-        steps.append(Wait(code, None, f"{full}, {ledger.slots_per_eni} blocks each; {missing}"))
-    return steps
+def _allowed(steps: list[Step], holds: Holds) -> list[Step]:
+    """A cordoned node keeps its ENIs."""
+    return [step for step in steps if not (holds.cordoned and isinstance(step, FreeEni))]
 
 
 def _paced(steps: list[Step], last_decrease: float | None, now: float) -> list[Step]:

@@ -17,7 +17,7 @@ from vpccni.aws.values import IPAddress
 from vpccni.core import refusal
 from vpccni.core.block import Block, HeldBlock, Mode
 from vpccni.core.cooldown import Cooldown
-from vpccni.core.eni import Eni, HeldEni
+from vpccni.core.eni import Eni, HeldEni, sums_of_prefixes
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.inventory import Inventory
 from vpccni.core.stats import EniStats, PoolStats, Tally
@@ -61,6 +61,11 @@ class Pool:
     def mode(self) -> Mode:
         """The kind of block that new grants come from."""
         return self._inventory.mode
+
+    @property
+    def singles(self) -> bool:
+        """Whether, in prefix mode, single addresses are handed out too, because no /28 was to be had."""
+        return self._inventory.singles
 
     @property
     def version(self) -> int:
@@ -107,9 +112,11 @@ class Pool:
         self._rest(now)
         return self._cooldown.next_rest()
 
-    def tally(self, now: float, card: int | None = None) -> Tally:
-        """Sums over all ENIs, or over those of one network card. O(ENIs)."""
+    def tally(self, now: float, card: int | None = None, *, prefixes_only: bool = False) -> Tally:
+        """Sums over all ENIs, or over those of one network card. O(ENIs); O(blocks) when `prefixes_only`."""
         self._rest(now)
+        if prefixes_only:
+            return sums_of_prefixes(held for held in self._inventory.order if card in (None, held.eni.card))
         total = assigned = cooling = blocks = idle = owned = 0
         for held in self._inventory.order:
             if card is None or held.eni.card == card:
@@ -124,14 +131,14 @@ class Pool:
     def stats(self, now: float) -> PoolStats:
         """All counters. O(ENIs)."""
         tally = self.tally(now)
-        prefixes = self.mode is Mode.PREFIX
+        prefixes = [block for held in self._inventory.order for block in held.active_prefixes()]
         return PoolStats(
             total=tally.total,
             assigned=tally.assigned,
             cooling=tally.cooling,
             available=tally.available,
-            prefixes=tally.blocks if prefixes else 0,
-            free_prefixes=tally.idle_blocks if prefixes else 0,
+            prefixes=len(prefixes),
+            free_prefixes=sum(block.idle for block in prefixes),
             lingering=tally.lingering,
             orphans=len(self._orphans),
             grants=len(self._grants),
@@ -140,9 +147,9 @@ class Pool:
 
     # -- ENIs and blocks -------------------------------------------------------------------------------------------
 
-    def set_mode(self, mode: Mode) -> None:
-        """From now on grants come from the other kind of block; what is owned stays."""
-        self._inventory.mode = mode
+    def set_mode(self, mode: Mode, *, singles: bool = False) -> None:
+        """Which kind of block grants come from; what is owned stays. `singles`: see the property."""
+        self._inventory.mode, self._inventory.singles = mode, singles and mode is Mode.PREFIX
         for held in self._inventory.order:
             self._inventory.recount(held)
 

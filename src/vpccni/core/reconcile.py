@@ -9,7 +9,7 @@ Removals come first, so that an address that EC2 moved to another ENI can be add
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from vpccni.aws.values import IPAddress, IPNetwork
@@ -57,45 +57,51 @@ UNWIRED_S = 120.0
 # Network name of the reservation of an address whose pod nobody told us about.
 UNKNOWN = "_unknown"
 
-_NOTHING: Mapping[str, float] = {}
+_NOTHING: Mapping[str | IPNetwork, float] = {}
 
 
 def reconcile(
-    pool: Pool, view: View, policy: NodePolicy, now: float, *, changed_at: Mapping[str, float] = _NOTHING
+    pool: Pool, view: View, policy: NodePolicy, now: float, *, changed_at: Mapping[str | IPNetwork, float] = _NOTHING
 ) -> list[Correction]:
     """Corrections, in order. Empty when pool, EC2 and kernel agree, and again after `apply` of what this returned.
 
-    `changed_at`: ENI id -> when we last asked EC2 to change it, `inf` while a change is under way. Those ENIs are
-    left alone until a view is taken `SETTLE_S` after it.
+    `changed_at`: ENI id or network of a block -> when we last asked EC2 to change it, `inf` while that is under way.
+    Those are left alone until a view is taken `SETTLE_S` after it. Upstream compares nothing for 60 s after any change
+    of the pool, so churn starves it for ever (Amazon VPC CNI 1.23).
     """
-    seen = {eni.id: eni for each in view.interfaces if (eni := eni_of(each, policy, view, now)) is not None}
+    seen: dict[str, Eni] = {}
+    for listed in view.interfaces:
+        eni = eni_of(listed, policy, view, view.created.get(listed.eni_id, now))
+        if eni is not None:
+            seen[eni.id] = eni
     held = {each.eni.id: each for each in pool.held()}
     if not any(eni.primary for eni in seen.values()):
         reason = (
             f"EC2 lists {len(seen)} interfaces for {policy.instance_id} and none is the primary; nothing is believed"
         )
         return [Suspect("EC2's answer", reason)]
-    settled = {
-        eni_id for eni_id in (*seen, *held) if changed_at.get(eni_id, float("-inf")) + SETTLE_S <= view.observed_at
-    }
+    unsettled = {name for name, at in changed_at.items() if at + SETTLE_S > view.observed_at}
+    settled = {eni_id for eni_id in (*seen, *held) if eni_id not in unsettled}
     places = {block.network: eni.id for eni in seen.values() for block in eni.blocks}
     corrections: list[Correction] = []
     for eni_id, each in held.items():
         if eni_id in settled:
-            corrections += _removals(pool, each, seen.get(eni_id), places)
+            corrections += _removals(pool, each, seen.get(eni_id), places, unsettled)
     for eni_id, eni in seen.items():
         if eni_id in settled:
-            corrections += _additions(held.get(eni_id), eni)
+            corrections += _additions(held.get(eni_id), eni, unsettled)
     return corrections + _pods(pool, view, now)
 
 
-def _removals(pool: Pool, held: HeldEni, seen: Eni | None, places: Mapping[IPNetwork, str]) -> list[Correction]:
+def _removals(
+    pool: Pool, held: HeldEni, seen: Eni | None, places: Mapping[IPNetwork, str], unsettled: Container[object]
+) -> list[Correction]:
     eni_id = held.eni.id
     if seen is None:
         reason = f"EC2 does not list it on this node any more; it held {len(held.blocks)} blocks"
         return [RemoveEni(eni_id, reason), *_orphaned(pool, held.blocks.values(), places)]
     listed = {block.network for block in seen.blocks}
-    gone = [each for network, each in held.blocks.items() if network not in listed]
+    gone = [each for network, each in held.blocks.items() if network not in listed and network not in unsettled]
     if not gone:
         return []
     reason = f"EC2 lists {len(listed)} blocks on it, we had {len(held.blocks)}"
@@ -121,7 +127,8 @@ def _orphaned(pool: Pool, gone: Iterable[HeldBlock], places: Mapping[IPNetwork, 
     return corrections
 
 
-def _additions(held: HeldEni | None, seen: Eni) -> list[Correction]:
+def _additions(held: HeldEni | None, seen: Eni, unsettled: Container[object]) -> list[Correction]:
+    seen = replace(seen, blocks=tuple(block for block in seen.blocks if block.network not in unsettled))
     if held is None:
         return [AddEni(seen, f"EC2 lists it on this node, with {len(seen.blocks)} blocks")]
     corrections: list[Correction] = []

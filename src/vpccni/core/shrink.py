@@ -55,18 +55,33 @@ def surplus(ledger: Ledger, wanted: Demand, now: float) -> list[Step]:
         ledger.tally = without
     if wanted.whole_enis:
         return steps
+    steps += _stand_ins(ledger, wanted, leaving)
     count = wanted.over(ledger.tally) // wanted.block_size
     for held in sorted(ledger.enis, key=_drain_order):
         if count <= 0:
             break
         if held.eni.id in leaving or not held.eni.managed:
             continue
-        blocks = _idle_blocks(held)[:count]
+        blocks = [block for block in _idle_blocks(held) if block.size == wanted.block_size][:count]
         if blocks:
             reason = f"{wanted.over(ledger.tally)} over; {wanted.explain(ledger.tally)}"
             steps.append(UnassignBlocks(held.eni.id, tuple(blocks), reason))
             ledger.unassigned(held.eni.id, len(blocks), wanted.block_size)
             count -= len(blocks)
+    return steps
+
+
+def _stand_ins(ledger: Ledger, wanted: Demand, leaving: set[str]) -> list[Step]:
+    """Single addresses that stood in for prefixes go before any prefix does."""
+    steps: list[Step] = []
+    if wanted.block_size == 1:
+        return steps
+    for held in sorted(ledger.enis, key=_drain_order):
+        over = wanted.over(ledger.tally)
+        idle = held.idle_singles()[:over]
+        if idle and held.eni.id not in leaving and held.eni.managed:
+            steps.append(UnassignBlocks(held.eni.id, idle, f"{over} over; {wanted.explain(ledger.tally)}"))
+            ledger.unassigned(held.eni.id, len(idle), 1)
     return steps
 
 

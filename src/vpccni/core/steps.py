@@ -66,8 +66,8 @@ class FreeEni:
 class Wait:
     """Nothing can be done about it now. `until` in Unix seconds; None when time alone does not help.
 
-    Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `subnet-hold`, `attach-blocked`, `throttled`, `paused`,
-    `shrink-interval`, `eni-young`.
+    Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `eni-full`, `subnet-hold`, `subnet-fragmented`,
+    `attach-blocked`, `throttled`, `paused`, `cordoned`, `shrink-interval`, `eni-young`.
     """
 
     code: str

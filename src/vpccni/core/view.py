@@ -27,13 +27,15 @@ class View:
     daemon changed later is newer than the view.
 
     `interfaces` is EC2's answer (never the metadata service's, which lags) and must be complete. `pods` is the
-    kernel's complete list, or None when the kernel was not asked.
+    kernel's complete list, or None when the kernel was not asked. `created`: ENI id -> when it was made, in Unix
+    seconds, where its tags say so.
     """
 
     interfaces: tuple[Interface, ...]
     observed_at: float
     subnets: Mapping[str, Subnet] = field(default_factory=dict)
     pods: tuple[ObservedPod, ...] | None = None
+    created: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

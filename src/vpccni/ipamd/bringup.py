@@ -13,6 +13,8 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 from typing import TypeVar
 
 from vpccni.aws import tags as eni_tags
@@ -20,22 +22,25 @@ from vpccni.aws.imds import Imds
 from vpccni.aws.values import InstanceLimits, NodeIdentity
 from vpccni.clock import Clock
 from vpccni.core import limits as type_limits
-from vpccni.core.maxpods import max_pods
 from vpccni.core.pool import Pool
-from vpccni.core.targets import NodeLimits, Targets
+from vpccni.core.targets import NodeLimits
 from vpccni.errors import NoAddress, VpcCniError
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.ipamd.cloudcalls import CloudCalls
 from vpccni.ipamd.engine import Engine
+from vpccni.ipamd.eniconfigs import EniConfigs
 from vpccni.ipamd.explain import explained
 from vpccni.ipamd.holds import HoldBook
 from vpccni.ipamd.metrics import Metrics
 from vpccni.ipamd.nodeside import NodeSide
+from vpccni.ipamd.placement import Placement
 from vpccni.ipamd.readiness import Readiness
 from vpccni.ipamd.records import Intent
 from vpccni.ipamd.saga import Sagas
+from vpccni.ipamd.sizing import Sizing, cordoned, sizing
 from vpccni.ipamd.steprunner import StepRunner
+from vpccni.ipamd.upkeep import Upkeep
 from vpccni.ipamd.view import NodeView
 from vpccni.ipamd.worker import Job, Worker
 from vpccni.settings import Settings
@@ -45,6 +50,7 @@ T = TypeVar("T")
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.2, 10.0
 VPC_CIDR_REFRESH_S = 30.0
+UPKEEP_S = 30.0
 SWEEP_S = 3600.0
 YOUNGEST_LEAK_S = 300.0  # Amazon VPC CNI 1.23: a younger detached ENI may be about to be attached
 
@@ -84,18 +90,23 @@ class BringUp:
         log.info("this node", extra={"facts": {"node": str(node)}})
         calls = parts.connect(node)
         try:
-            self.limits, pods = await self._insist("the instance type's limits", lambda: self._limits(node, calls))
+            size = await self._insist("the instance type's limits", lambda: self._size(node, calls))
+            self.limits = size.limits
+            parts.pool.set_mode(size.mode)
             runner, side, view = self._assemble(node, calls)
             await self._insist("EC2's list of interfaces", view.observe)
             assert self.sagas is not None
             await self.sagas.adopt(parts.intents, view.interfaces)
+            upkeep = self._upkeep(node, calls, view)
             await self._insist("the node's routes", runner.reconcile)
             await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
-            self.engine = self._engine(runner, pods)
+            self.engine = self._engine(runner, size)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
                 tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
-                tasks.create_task(self._sweep(), name="leak sweep")
+                if parts.settings.provisioning:
+                    tasks.create_task(self._sweep(), name="leak sweep")
+                    tasks.create_task(self._keep_up(upkeep), name="tags and groups")
         finally:
             calls.close()
 
@@ -121,7 +132,12 @@ class BringUp:
         async def pods_seen() -> tuple[object, ...]:
             return await parts.worker.submit(Job(lambda: parts.kernel.pods(settings.veth_prefix)))  # type: ignore[return-value]
 
-        self._holds = HoldBook(parts.rng, paused="" if settings.provisioning else "provisioning is switched off")
+        self._holds = HoldBook(
+            parts.rng,
+            paused="" if settings.provisioning else "provisioning is switched off",
+            singles=settings.prefix_fallback and parts.pool.version == 4,
+            cordoned=lambda: cordoned(settings),
+        )
         self.sagas = Sagas(
             node,
             calls,
@@ -132,26 +148,44 @@ class BringUp:
                 node.instance_id, now, settings.cluster_name, settings.additional_eni_tags
             ),
         )
-        view = NodeView(node, settings, calls, pods_seen, parts.worker.record, parts.clock)  # type: ignore[arg-type]
+        view = NodeView(
+            node,
+            settings,
+            calls,
+            pods_seen,  # type: ignore[arg-type]
+            parts.worker.record,
+            parts.clock,
+            self.limits.cards,
+        )
         side = NodeSide(settings, node.mac, parts.worker, parts.kernel, Firewall(), parts.clock)
+        configs = None
+        if settings.custom_networking:
+            configs = EniConfigs(Path(settings.eni_config_dir), settings.eni_config_name)
+        placement = Placement(node, settings, calls, view, configs, parts.clock)
         runner = StepRunner(
-            node, settings, parts.pool, calls, self.sagas, side, view, self._holds, parts.repair, parts.clock
+            parts.pool, calls, self.sagas, side, view, placement, self._holds, parts.repair, parts.clock
         )
         return runner, side, view
 
-    def _engine(self, runner: StepRunner, pods: int) -> Engine:
-        parts, settings = self._parts, self._parts.settings
-        targets = Targets(
-            warm_eni=settings.warm_eni_target,
-            warm_ip=settings.warm_ip_target or None,
-            minimum_ip=settings.minimum_ip_target or None,
-            warm_prefix=settings.warm_prefix_target,
-            max_eni=settings.max_eni or None,
-            max_pods=pods,
-        )
+    def _engine(self, runner: StepRunner, size: Sizing) -> Engine:
+        parts = self._parts
         return Engine(
-            parts.pool, targets, self.limits, runner, self._holds, parts.clock, parts.metrics, self._become_ready
+            parts.pool, size.targets, size.limits, runner, self._holds, parts.clock, parts.metrics, self._become_ready
         )
+
+    def _upkeep(self, node: NodeIdentity, calls: CloudCalls, view: NodeView) -> Upkeep:
+        parts, settings = self._parts, self._parts.settings
+
+        async def groups() -> tuple[str, ...]:
+            return await asyncio.to_thread(parts.imds.security_groups, node.mac)
+
+        def ours() -> frozenset[str]:
+            assert self.sagas is not None
+            held = {each.eni.id for each in parts.pool.held() if each.eni.managed and not each.withdrawn}
+            return frozenset(held - self.sagas.busy())
+
+        own_tags = eni_tags.ownership(node.instance_id, settings.cluster_name, settings.additional_eni_tags)
+        return Upkeep(calls, view, own_tags, None if settings.custom_networking else groups, ours)
 
     def _become_ready(self) -> None:
         parts = self._parts
@@ -166,13 +200,14 @@ class BringUp:
             return
         parts.metrics.start_up.observe(parts.clock.now() - self.started_at)
 
-    async def _limits(self, node: NodeIdentity, calls: CloudCalls) -> tuple[NodeLimits, int]:
+    async def _size(self, node: NodeIdentity, calls: CloudCalls) -> Sizing:
         known: InstanceLimits | None = type_limits.find(node.instance_type)
         if known is None:
             known = await calls.run(lambda: calls.inventory.instance_limits(node.instance_type))
-        settings = self._parts.settings
-        computed = max_pods(known, custom_networking=settings.custom_networking, max_eni=settings.max_eni)
-        return NodeLimits(known.max_enis, known.ipv4_per_eni), settings.max_pods or computed.uncapped
+        size = sizing(self._parts.settings, known)
+        for note in size.notes:
+            log.warning("settings: %s", note)
+        return size
 
     async def _translate(self, node: NodeIdentity, side: NodeSide) -> None:
         cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
@@ -186,18 +221,28 @@ class BringUp:
             except VpcCniError as error:  # the old rules stay in force, and the next round tries again
                 log.warning("%s", error, extra={"facts": error.evidence})
 
+    async def _keep_up(self, upkeep: Upkeep) -> None:
+        while True:
+            await upkeep.round()
+            await self._parts.clock.sleep(UPKEEP_S)
+
     async def _sweep(self) -> None:
+        """Every hour, and five minutes after a saga that ended badly: its ENI may have been invisible then."""
         assert self.sagas is not None
+        parts = self._parts
         youngest_s = 0.0  # nothing of ours is under way at the start but what the journal names
         while True:
+            due_at = parts.clock.now() + SWEEP_S
             try:
                 await self.sagas.retry_open()
-                if self._parts.settings.sweeps_leaked_enis:
+                if parts.settings.sweeps_leaked_enis:
                     await self.sagas.sweep(youngest_s)
             except VpcCniError as error:
                 log.warning("%s", error, extra={"facts": error.evidence})
             youngest_s = YOUNGEST_LEAK_S
-            await self._parts.clock.sleep(SWEEP_S)
+            while parts.clock.now() < min(due_at, self.sagas.undone_at + YOUNGEST_LEAK_S):
+                await parts.clock.sleep(UPKEEP_S)
+            self.sagas.undone_at = inf
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works: a daemon that gives up would take its node's pods down with it."""

@@ -97,6 +97,7 @@ class Engine:
             self._reconcile_at = now + RECONCILE_S
             self._reconciling = True
             self._tasks.create_task(self._reconcile(), name="reconcile")
+        self._drop_stand_ins(now)
         steps = self.plan()
         self._explain([step for step in steps if isinstance(step, Wait)])
         for step in steps:
@@ -141,6 +142,15 @@ class Engine:
             finally:
                 self._reconciling = False
                 self._event.set()
+
+    def _drop_stand_ins(self, now: float) -> None:
+        """When prefixes alone meet the targets again, single addresses that stood in for them drain."""
+        pool = self._pool
+        if pool.singles and planning.prefixes_suffice(
+            pool, self._targets, self._limits, self._holds.now_holding(), now
+        ):
+            log.info("prefixes can be had again: single addresses drain")
+            pool.set_mode(pool.mode)
 
     def _over(self, now: float) -> bool:
         demand = targeting.demand(self._targets, self._limits, self._pool.mode, self._pool.version)

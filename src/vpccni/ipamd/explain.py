@@ -15,10 +15,13 @@ from vpccni.errors import NoAddress, VpcCniError
 _HINTS = {
     "eni-limit": "this instance type is full: use a larger type, more nodes, or a lower max-pods for kubelet",
     "max-eni": "raise MAX_ENI, or add nodes",
+    "eni-full": "see what EC2 said below; the daemon reads the ENI again and uses others meanwhile",
+    "subnet-fragmented": "reserve a range for prefixes in the subnet, or set VPCCNI_PREFIX_FALLBACK=true",
     "subnet-hold": "free addresses in the subnet, or tag another one of this zone with kubernetes.io/role/cni=1",
     "attach-blocked": "see what EC2 said below; the daemon tries again by itself",
     "throttled": "nothing to do: the daemon backs off and tries again",
-    "paused": "uncordon the node, or switch provisioning on again",
+    "cordoned": "uncordon the node, or set AWS_MANAGE_ENIS_NON_SCHEDULABLE=true",
+    "paused": "switch provisioning on again, or assign addresses from outside",
 }
 # What of several obstacles is told first: the one that somebody can do something about.
 _ORDER = tuple(_HINTS)
@@ -35,7 +38,13 @@ def explained(refusal: NoAddress, waits: Sequence[Wait], error: VpcCniError | No
     wait = min(known, key=lambda each: _ORDER.index(each.code))
     evidence, cni = dict(refusal.evidence), refusal.cni_error_code
     hint, code = _HINTS[wait.code], wait.code
-    if error is not None and wait.code in ("subnet-hold", "attach-blocked", "throttled"):
+    if error is not None and wait.code in (
+        "subnet-hold",
+        "subnet-fragmented",
+        "eni-full",
+        "attach-blocked",
+        "throttled",
+    ):
         evidence["ec2"] = f'"{error}"'
         hint, code = error.hint or hint, error.error_code
     return NoAddress(

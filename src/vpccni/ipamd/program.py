@@ -22,6 +22,7 @@ from aiohttp import web
 from vpccni import log as logs
 from vpccni import paths
 from vpccni.aws.imds import Imds
+from vpccni.aws.imds_inventory import ImdsInventory
 from vpccni.aws.values import NodeIdentity
 from vpccni.clock import Clock, SystemClock
 from vpccni.core.block import Mode
@@ -78,7 +79,7 @@ class Daemon:
         self._settings, self._clock, self._rng = settings, clock, rng
         self._readiness = Readiness(settings)
         self._metrics = metrics.Metrics()
-        self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 4)
+        self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 6 if settings.enable_ipv6 else 4)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
         self._listeners: list[Callable[[], None]] = []  # who hears of a change of the pool
@@ -188,6 +189,9 @@ class Daemon:
             listener()
 
     def _connect(self, node: NodeIdentity) -> CloudCalls:
+        if self._settings.imds_only:
+            listed = ImdsInventory(Imds(self._settings.imds_endpoint), node.instance_id)
+            return CloudCalls(listed, listed, listed)
         from vpccni.aws.boto import Ec2
 
         ec2 = Ec2(

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 from vpccni.aws import tags as eni_tags
@@ -46,6 +47,7 @@ class NewEni:
     address_count: int
     prefix_count: int
     reason: str
+    ip_version: int = 4
 
 
 class Sagas:
@@ -67,6 +69,7 @@ class Sagas:
         self._slots_lock = asyncio.Lock()
         self._running: set[str] = set()
         self.open: dict[str, Intent] = {}
+        self.undone_at = inf  # when an attach was first undone since this was reset to inf: worth a sweep later
 
     async def attach(self, new: NewEni, link_up: Callable[[Interface], Awaitable[None]]) -> Interface:
         """Create and attach an ENI; returns it as EC2 reports it once attached and its link is there.
@@ -84,6 +87,7 @@ class Sagas:
             await link_up(attached)
         except (VpcCniError, asyncio.CancelledError) as error:
             log.warning("attaching an ENI failed and is undone", extra={"facts": {"why": error, "token": intent.token}})
+            self.undone_at = min(self.undone_at, self._clock.now())
             await asyncio.shield(self.undo(intent.token))
             raise
         finally:
@@ -169,9 +173,10 @@ class Sagas:
                 new.subnet_id,
                 new.security_groups,
                 description=eni_tags.description(self._node.instance_id),
-                tags=self._own_tags(self._clock.now()),
+                tags={**self._own_tags(self._clock.now()), eni_tags.SAGA_TAG: token},
                 address_count=new.address_count,
                 prefix_count=new.prefix_count,
+                ip_version=new.ip_version,
                 client_token=token,
             ),
         )
@@ -224,10 +229,9 @@ class Sagas:
         )
 
     async def _created_by(self, intent: Intent) -> list[str]:
-        """ENIs that a create call of ours made without our learning of it: owned by this instance, attached nowhere."""
+        """The ENI that this saga's create call made without our learning of it: it carries the saga's token."""
         owned = await self._calls.run(lambda: self._calls.inventory.owned(self._node.instance_id))
-        busy = {other.eni_id for other in self.open.values() if other.token != intent.token}
-        return [eni.eni_id for eni in owned if eni.attachment is None and eni.eni_id not in busy]
+        return [eni.eni_id for eni in owned if eni.tags.get(eni_tags.SAGA_TAG) == intent.token]
 
     async def _describe(self, eni_id: str) -> Interface | None:
         found = await self._calls.run(lambda: self._calls.inventory.interfaces([eni_id]))

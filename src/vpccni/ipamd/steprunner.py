@@ -8,23 +8,37 @@ run at once, on different ENIs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
-from vpccni.aws.values import NodeIdentity, Subnet
+from vpccni.aws.values import Interface, IPNetwork
 from vpccni.clock import Clock
-from vpccni.core import subnets
-from vpccni.core.block import Block, BlockKind
+from vpccni.core.block import Block, BlockKind, Mode
 from vpccni.core.pool import Pool
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks
 from vpccni.errors import CloudError, VpcCniError
 from vpccni.ipamd.cloudcalls import CloudCalls
 from vpccni.ipamd.holds import SUBNET_FULL, HoldBook
-from vpccni.ipamd.nodeside import NodeSide
+from vpccni.ipamd.placement import Placement
 from vpccni.ipamd.saga import NewEni, Sagas
 from vpccni.ipamd.view import NodeView
-from vpccni.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+class Side(Protocol):
+    """The node's kernel state as steps need it (`ipamd.nodeside`)."""
+
+    subnets: dict[str, IPNetwork]
+
+    async def attached(self, interface: Interface) -> None:
+        """Return when the link of a new ENI is there and the node routes for it."""
+
+    async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
+        """These are the node's ENIs now, and those that are arriving."""
+
+    async def forget(self, eni_id: str) -> None:
+        """An ENI leaves."""
 
 
 class StepRunner:
@@ -32,20 +46,19 @@ class StepRunner:
 
     def __init__(
         self,
-        node: NodeIdentity,
-        settings: Settings,
         pool: Pool,
         calls: CloudCalls,
         sagas: Sagas,
-        side: NodeSide,
+        side: Side,
         view: NodeView,
+        placement: Placement,
         holds: HoldBook,
         repair: Callable[[], Awaitable[list[str]]],
         clock: Clock,
     ) -> None:
         """`repair` brings the kernel's pod routes and rules in line with the pool and says what it changed."""
-        self._node, self._settings, self._pool = node, settings, pool
-        self._calls, self._sagas, self._side, self._view = calls, sagas, side, view
+        self._pool, self._calls, self._sagas, self._side = pool, calls, sagas, side
+        self._view, self._placement = view, placement
         self._holds, self._repair, self._clock = holds, repair, clock
 
     def prepare(self, step: Step) -> None:
@@ -71,7 +84,10 @@ class StepRunner:
                 case FreeEni():
                     await self._free(step)
         except VpcCniError as error:
-            self._holds.failed(error, self._clock.now(), attaching=isinstance(step, AttachEni))
+            if isinstance(step, AssignBlocks) and error.error_code == "address-limit":
+                self._holds.eni_full(step.eni_id, self._clock.now(), error)
+            else:
+                self._holds.failed(error, self._clock.now(), attaching=isinstance(step, AttachEni))
             raise
 
     async def reconcile(self) -> list[str]:
@@ -90,47 +106,80 @@ class StepRunner:
     async def _assign(self, step: AssignBlocks) -> None:
         eni = self._pool.eni(step.eni_id)
         subnet_id = eni.subnet_id if eni else ""
-        with self._view.touching(step.eni_id):
-            try:
-                networks = await self._calls.run(
-                    lambda: self._calls.addresses.assign(step.eni_id, **_counts(step.kind, step.count))
-                )
-            except CloudError as error:
-                if error.aws_code in SUBNET_FULL:
-                    await self._subnet_full([subnet_id], error)
-                    return
+        counts = {**_counts(step.kind, step.count), "ip_version": self._pool.version}
+        try:
+            networks = await self._calls.run(lambda: self._calls.addresses.assign(step.eni_id, **counts))
+        except CloudError as error:
+            if error.error_code not in SUBNET_FULL:
                 raise
-            self._pool.add_blocks(step.eni_id, map(Block, networks))
-        self._holds.succeeded(subnet_id)
+            log.info("%s", error, extra={"facts": error.evidence})
+            await self._no_room(subnet_id, step, error)
+            return
+        self._view.changed(networks)
+        self._take_singles(step.kind)
+        self._pool.add_blocks(step.eni_id, map(Block, networks))
+        self._holds.succeeded(subnet_id, prefixes=step.kind is BlockKind.PREFIX)
 
     async def _attach(self, step: AttachEni) -> None:
-        candidates = await self._subnets()
+        choice = await self._placement.choose()
         refusal: CloudError | None = None
-        for subnet in candidates:
-            # One address goes to the ENI itself, so a subnet with a single free one is of no use.
-            count = min(step.count, subnet.free_addresses - 1) if step.kind is BlockKind.ADDRESS else step.count
-            if count <= 0:
-                continue
-            counts = _counts(step.kind, count)
-            new = NewEni(subnet.subnet_id, self._view.security_groups, step.card, reason=step.reason, **counts)
-            try:
-                interface = await self._sagas.attach(new, self._side.attached)
-            except CloudError as error:
-                if error.aws_code not in SUBNET_FULL:
-                    raise
-                refusal = error
-                continue
-            self._view.remember(interface)
-            self._pool.add_eni(self._view.eni_of(interface, self._clock.now()))
-            self._holds.succeeded(subnet.subnet_id)
-            self._holds.attached()
+        no_prefix = False
+        prefixes = step.kind is BlockKind.PREFIX
+        counts = [step.count, 1] if prefixes and step.count > 1 else [step.count]
+        fragmented = self._holds.now_holding().fragmented
+        for wanted in counts:
+            for subnet in choice.subnets:
+                # One address goes to the ENI itself, so a subnet with a single free one is of no use.
+                count = wanted if prefixes else min(wanted, subnet.free_addresses - 1)
+                if self._pool.version == 4 and (count <= 0 or subnet.free_addresses < count + 1):
+                    continue
+                if prefixes and fragmented.get(subnet.subnet_id, 0.0) > self._clock.now():
+                    no_prefix = True
+                    continue
+                new = NewEni(
+                    subnet.subnet_id,
+                    choice.security_groups,
+                    step.card,
+                    reason=step.reason,
+                    ip_version=self._pool.version,
+                    **_counts(step.kind, count),
+                )
+                try:
+                    interface = await self._sagas.attach(new, self._arrived)
+                except CloudError as error:
+                    if error.error_code not in SUBNET_FULL:
+                        raise
+                    refusal = error
+                    continue
+                self._arrive(interface, step.kind, subnet.subnet_id)
+                return
+        await self._placement.listed(fresh=True)
+        refusal = refusal or self._placement.none_left(choice.subnets, fragmented=no_prefix)
+        if prefixes and self._holds.singles:
+            self._holds.no_prefix_anywhere(self._clock.now(), refusal)
             return
-        raise refusal or _no_subnet(candidates, self._node)
+        raise refusal
+
+    async def _arrived(self, interface: Interface) -> None:
+        self._side.subnets = self._view.subnet_cidrs
+        await self._side.attached(interface)
+
+    def _arrive(self, interface: Interface, kind: BlockKind, subnet_id: str) -> None:
+        self._view.remember(interface)
+        self._take_singles(kind)
+        self._pool.add_eni(self._view.eni_of(interface, self._clock.now()))
+        self._holds.succeeded(subnet_id, prefixes=kind is BlockKind.PREFIX)
+        self._holds.attached()
+
+    def _take_singles(self, kind: BlockKind) -> None:
+        """Single addresses that were asked for in prefix mode are handed out from now on."""
+        if kind is BlockKind.ADDRESS and self._pool.mode is Mode.PREFIX:
+            self._pool.set_mode(Mode.PREFIX, singles=True)
 
     async def _unassign(self, step: UnassignBlocks) -> None:
         addresses = [block.network.network_address for block in step.blocks if block.kind is BlockKind.ADDRESS]
         prefixes = [block.network for block in step.blocks if block.kind is BlockKind.PREFIX]
-        with self._view.touching(step.eni_id):
+        with self._view.taking([block.network for block in step.blocks]):
             try:
                 await self._calls.run(lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes))
             except CloudError:
@@ -144,38 +193,20 @@ class StepRunner:
             await self._sagas.free(step.eni_id, step.reason)
             self._pool.remove_eni(step.eni_id)
 
-    async def _subnets(self) -> list[Subnet]:
-        found = await self._calls.run(
-            lambda: self._calls.inventory.subnets(self._node.vpc_id, self._node.availability_zone)
-        )
-        self._view.learn(found)
-        self._side.subnets = self._view.subnet_cidrs
-        return subnets.eligible(
-            found,
-            self._node.subnet_id,
-            discovery=self._settings.enable_subnet_discovery,
-            cluster=self._settings.cluster_name,
-        )
-
-    async def _subnet_full(self, subnet_ids: Sequence[str], error: CloudError) -> None:
-        log.info("%s", error, extra={"facts": error.evidence})
-        free = {subnet.subnet_id: subnet.free_addresses for subnet in await self._subnets()}
-        for subnet_id in subnet_ids:
-            self._holds.subnet_has(subnet_id, free.get(subnet_id, 0), self._clock.now(), error)
+    async def _no_room(self, subnet_id: str, step: AssignBlocks, error: CloudError) -> None:
+        """A subnet had less than was asked for: find out what it can give, in as few calls as possible."""
+        now = self._clock.now()
+        if error.error_code == "subnet-fragmented":
+            self._holds.no_prefix_in(subnet_id, step.count, now, error)
+            return
+        free = {each.subnet_id: each.free_addresses for each in await self._placement.listed(fresh=True)}
+        left = free.get(subnet_id, 0)
+        if step.kind is BlockKind.PREFIX and 0 < left < 16:
+            self._holds.no_prefix_in(subnet_id, 1, now, error)
+            return
+        self._holds.subnet_has(subnet_id, left, now, error)
 
 
 def _counts(kind: BlockKind, count: int) -> dict[str, int]:
     singles = kind is BlockKind.ADDRESS
     return {"address_count": count if singles else 0, "prefix_count": 0 if singles else count}
-
-
-def _no_subnet(candidates: Sequence[Subnet], node: NodeIdentity) -> CloudError:
-    tried = " ".join(f"{subnet.subnet_id}:{subnet.free_addresses}" for subnet in candidates)
-    return CloudError(
-        "create an ENI",
-        f"no subnet of {node.vpc_id} in {node.availability_zone} may be used and has two free addresses",
-        code="subnet-empty",
-        aws_code="InsufficientFreeAddressesInSubnet",
-        hint="free addresses, or tag another subnet of this zone with kubernetes.io/role/cni=1",
-        evidence={"subnets": tried or "none eligible"},
-    )

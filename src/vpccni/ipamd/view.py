@@ -8,10 +8,13 @@ Knows how an observation is made and which ENIs are ours to touch. Must never de
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
+from typing import Any
 
+from vpccni.aws import tags as eni_tags
 from vpccni.aws.values import Interface, IPNetwork, NodeIdentity, Subnet
 from vpccni.clock import Clock
 from vpccni.core import corrections, subnets, view
@@ -29,6 +32,8 @@ from vpccni.settings import Settings
 
 log = logging.getLogger(__name__)
 
+FORGET_S = 600.0  # marks of changes; only the last `SETTLE_S` of them matter
+
 Record_ = Callable[[Record], Awaitable[None]]
 PodsSeen = Callable[[], Awaitable[tuple[ObservedPod, ...]]]
 
@@ -44,17 +49,20 @@ class NodeView:
         pods: PodsSeen,
         record: Record_,
         clock: Clock,
+        cards: tuple[int, ...] = (0,),
     ) -> None:
+        """`cards`: the network cards that are managed."""
+        self._cards = cards
         self._node, self._settings = node, settings
         self._calls, self._pods, self._record, self._clock = calls, pods, record, clock
-        self._changed_at: dict[str, float] = {}
+        self._changed_at: dict[str | IPNetwork, float] = {}
         self._subnets: dict[str, Subnet] = {}
         self.interfaces: tuple[Interface, ...] = ()
 
     @property
     def security_groups(self) -> tuple[str, ...]:
         """Those of the primary ENI, which new ENIs get too."""
-        return self._primary().security_groups
+        return self.primary().security_groups
 
     @property
     def subnet_cidrs(self) -> dict[str, IPNetwork]:
@@ -69,6 +77,24 @@ class NodeView:
             yield
         finally:
             self._changed_at[eni_id] = self._clock.now()
+
+    @contextmanager
+    def taking(self, networks: Sequence[IPNetwork]) -> Iterator[None]:
+        """While EC2 is asked to take blocks back, and for a while after, its answers about them are not believed.
+
+        The ENI's other blocks are: a node that changes all the time must still be compared with EC2.
+        """
+        self._changed_at.update(dict.fromkeys(networks, inf))
+        try:
+            yield
+        finally:
+            self.changed(networks)
+
+    def changed(self, networks: Iterable[IPNetwork]) -> None:
+        """EC2 has just given or taken these blocks."""
+        now = self._clock.now()
+        self._changed_at = {name: at for name, at in self._changed_at.items() if at > now - FORGET_S}
+        self._changed_at.update(dict.fromkeys(networks, now))
 
     def learn(self, found: Iterable[Subnet]) -> None:
         """Remember subnets."""
@@ -94,7 +120,7 @@ class NodeView:
         seen = tuple(each for each in self.interfaces if each.eni_id not in busy or pool.eni(each.eni_id))
         found = reconcile(
             pool,
-            View(seen, observed_at, self._subnets, pods),
+            View(seen, observed_at, self._subnets, pods, _created(seen)),
             self._policy(),
             now,
             changed_at=self._changed_at | dict.fromkeys(busy, inf),
@@ -112,7 +138,12 @@ class NodeView:
 
     def eni_of(self, interface: Interface, now: float) -> Eni:
         """An attached interface as the pool wants it. Raises CloudError when it is not one of ours."""
-        eni = view.eni_of(interface, self._policy(), View((interface,), now, self._subnets), now)
+        eni = view.eni_of(
+            interface,
+            self._policy(),
+            View((interface,), now, self._subnets),
+            _created([interface]).get(interface.eni_id, now),
+        )
         if eni is None:
             raise CloudError(
                 "use the new ENI",
@@ -134,6 +165,10 @@ class NodeView:
         self.interfaces = (*(each for each in self.interfaces if each.eni_id != interface.eni_id), interface)
         self._changed_at[interface.eni_id] = self._clock.now()
 
+    def edited(self, eni_id: str, **changes: Any) -> None:
+        """EC2 accepted a change of an interface's fields: the last answer is brought up to date with it."""
+        self.interfaces = tuple(replace(each, **changes) if each.eni_id == eni_id else each for each in self.interfaces)
+
     def _policy(self) -> NodePolicy:
         discovery, cluster = self._settings.enable_subnet_discovery, self._settings.cluster_name
         out = (name for name, subnet in self._subnets.items() if discovery and subnets.excluded(subnet, cluster))
@@ -142,9 +177,11 @@ class NodeView:
             custom_networking=self._settings.custom_networking,
             manage_untagged=self._settings.manage_untagged_eni,
             excluded_subnets=frozenset(out),
+            cards=self._cards,
         )
 
-    def _primary(self) -> Interface:
+    def primary(self) -> Interface:
+        """The primary ENI as EC2 last described it. Raises CloudError (`primary-eni-missing`)."""
         for interface in self.interfaces:
             if interface.mac == self._node.mac:
                 return interface
@@ -155,6 +192,12 @@ class NodeView:
             hint="EC2 may be behind; the daemon asks again",
             evidence={"interfaces": " ".join(each.eni_id for each in self.interfaces)},
         )
+
+
+def _created(interfaces: Iterable[Interface]) -> dict[str, float]:
+    """When ENIs were made, as far as their tags say."""
+    moments = {each.eni_id: eni_tags.created_at(each.tags) for each in interfaces}
+    return {eni_id: at for eni_id, at in moments.items() if at is not None}
 
 
 def _tell(correction: Correction) -> None:

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's engine over the model of EC2 in virtual time: everything of the daemon but sockets, kernel and files.
+
+Knows how the composition root joins pool, engine, runner, sagas and view. The kernel is a dict of wired addresses, the
+journal a list; both survive `kill`. `Rig` must be made and used inside `virtual.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any, TypeVar
+
+from virtual import VirtualClock
+
+from vpccni.aws import tags
+from vpccni.aws.values import Interface, IPAddress, IPNetwork, NodeIdentity
+from vpccni.core import conventions
+from vpccni.core.grant import Grant, PodIdentity, PodKey
+from vpccni.core.podnet import PodAddress
+from vpccni.core.podseen import ObservedPod
+from vpccni.core.pool import Pool
+from vpccni.errors import VpcCniError
+from vpccni.ipamd import records, recovery, store
+from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.engine import Engine
+from vpccni.ipamd.eniconfigs import EniConfigs
+from vpccni.ipamd.holds import HoldBook
+from vpccni.ipamd.journal import Record
+from vpccni.ipamd.metrics import Metrics
+from vpccni.ipamd.placement import Placement
+from vpccni.ipamd.saga import Sagas
+from vpccni.ipamd.sizing import cordoned, sizing
+from vpccni.ipamd.steprunner import StepRunner
+from vpccni.ipamd.upkeep import Upkeep
+from vpccni.ipamd.view import NodeView
+from vpccni.lab.cloud import profile
+from vpccni.lab.cloud.cloud import Cloud, known_limits
+from vpccni.lab.cloud.direct import DirectEc2
+from vpccni.lab.cloud.topology import NewInstance
+from vpccni.netlink.values import Link
+from vpccni.settings import parse
+
+T = TypeVar("T")
+QUICK = profile.parse("quick", "[delays]\ncreate=0.1\nattach=0.3\nlink=0.1\nunplug=0.1\ndetach=0.5\n")
+CALL_S = 0.1
+
+
+class InlineCalls(CloudCalls):
+    """Calls without threads, each of which takes `CALL_S`."""
+
+    def __init__(self, ec2: Any) -> None:
+        self.interfaces = self.addresses = self.inventory = ec2
+
+    async def run(self, call: Callable[[], T]) -> T:
+        await asyncio.sleep(CALL_S / 2)
+        try:
+            return call()
+        finally:
+            await asyncio.sleep(CALL_S / 2)
+
+    def close(self) -> None:
+        pass
+
+
+class KernelSide:
+    """Routes of ENIs: which ENI ids are set up."""
+
+    def __init__(self) -> None:
+        self.subnets: dict[str, IPNetwork] = {}
+        self.enis: set[str] = set()
+        self.broken = False
+
+    async def attached(self, interface: Interface) -> None:
+        if self.broken:
+            raise VpcCniError("use the new ENI", "no link", code="link-missing")
+        self.enis.add(interface.eni_id)
+
+    async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
+        self.enis = {each.eni_id for each in interfaces} | (self.enis & arriving)
+
+    async def forget(self, eni_id: str) -> None:
+        self.enis.discard(eni_id)
+
+
+class Process:
+    """One life of the daemon on the rig's node."""
+
+    def __init__(self, rig: Rig, environ: Mapping[str, str], ec2: Any = None) -> None:
+        self.rig, self.settings = rig, parse(environ)
+        settings, clock, rng = self.settings, rig.clock, rig.rng
+        limits = known_limits(rig.node.instance_type)
+        assert limits is not None
+        self.size = sizing(settings, limits)
+        self.pool = Pool(settings.ip_cooldown_s, self.size.mode, self.size.version)
+        remembered = records.replay(rig.journal)
+        self.intents = remembered.intents
+        store.fill(self.pool, recovery.recover(remembered, [], rig.pods(), clock.now()))
+        self.calls = InlineCalls(ec2 or rig.ec2)
+        self.holds = HoldBook(
+            rng,
+            paused="" if settings.provisioning else "provisioning is switched off",
+            singles=settings.prefix_fallback and self.size.version == 4,
+            cordoned=lambda: cordoned(settings),
+        )
+        self.sagas = Sagas(
+            rig.node,
+            self.calls,
+            rig.record,
+            clock,
+            token=lambda: f"token-{rng.getrandbits(64):x}",
+            own_tags=lambda now: tags.creation(
+                rig.node.instance_id, now, settings.cluster_name, settings.additional_eni_tags
+            ),
+        )
+        self.view = NodeView(rig.node, settings, self.calls, rig.pods_seen, rig.record, clock, self.size.limits.cards)
+        configs = None
+        if settings.custom_networking:
+            configs = EniConfigs(Path(settings.eni_config_dir), settings.eni_config_name)
+        self.placement = Placement(rig.node, settings, self.calls, self.view, configs, clock)
+        self.runner = StepRunner(
+            self.pool, self.calls, self.sagas, rig.side, self.view, self.placement, self.holds, self._repair, clock
+        )
+        self.engine = Engine(
+            self.pool, self.size.targets, self.size.limits, self.runner, self.holds, clock, Metrics(), lambda: None
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.insist(self.view.observe)
+        await self.insist(lambda: self.sagas.adopt(self.intents, self.view.interfaces))
+        await self.insist(self.runner.reconcile)
+        self._task = asyncio.get_running_loop().create_task(self.engine.run())
+
+    async def insist(self, attempt: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await attempt()
+                return
+            except VpcCniError:
+                await asyncio.sleep(1.0)
+
+    async def kill(self) -> None:
+        """The process is gone: nothing of it runs on, not even what tidies up."""
+        if self._task is not None:
+            self.rig.dead = True
+            self._task.cancel()
+            with suppress(BaseException):
+                await self._task
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+                with suppress(BaseException):
+                    await task
+            self.rig.dead = False
+
+    def upkeep(self, groups: Callable[[], Any] | None = None) -> Upkeep:
+        own_tags = tags.ownership(
+            self.rig.node.instance_id, self.settings.cluster_name, self.settings.additional_eni_tags
+        )
+        held = self.pool.held
+        return Upkeep(self.calls, self.view, own_tags, groups, lambda: frozenset(
+            each.eni.id for each in held() if each.eni.managed and not each.withdrawn
+        ))  # fmt: skip
+
+    async def add(self, count: int = 1, cards: tuple[int, ...] = (0,)) -> list[Grant]:
+        """Pods arrive at once; each is granted, journalled and wired. Raises NoAddress."""
+        made = []
+        for _ in range(count):
+            key = PodKey("aws-cni", f"c{self.rig.serial}", "eth0")
+            self.rig.serial += 1
+            grant = self.pool.assign(key, PodIdentity("default", key.container_id), self.rig.clock.now(), cards)
+            self.rig.journal.append(records.granted(grant))
+            self.rig.wired[key] = grant
+            made.append(grant)
+        self.engine.wake_if_low()
+        return made
+
+    async def drop(self, keys: Iterable[PodKey]) -> None:
+        for key in keys:
+            grant = self.rig.wired.pop(key)
+            self.rig.journal.append(records.released(grant, self.rig.clock.now()))
+            assert self.pool.release(key, self.rig.clock.now())
+        self.engine.wake_if_low()
+
+    async def _repair(self) -> list[str]:
+        return []
+
+
+class Rig:
+    """A VPC with one subnet, one instance and its daemon."""
+
+    def __init__(
+        self,
+        instance_type: str = "m5.large",
+        subnet: str = "10.0.0.0/24",
+        *,
+        seed: int = 1,
+        ipv6: bool = False,
+        delays: profile.Profile = QUICK,
+        **environ: str,
+    ) -> None:
+        self.clock, self.rng, self.environ = VirtualClock(), random.Random(seed), environ
+        self.cloud = Cloud(self.clock.now, self.rng, delays)
+        v6 = IPv6Network("2001:db8::/56")
+        self.vpc = self.cloud.create_vpc([IPv4Network("10.0.0.0/16")], ipv6_cidrs=[v6] if ipv6 else ())
+        self.subnet = self.cloud.create_subnet(
+            self.vpc.vpc_id, IPv4Network(subnet), ipv6_cidr=next(v6.subnets(new_prefix=64)) if ipv6 else None
+        )
+        self.instance = self.cloud.run_instance(NewInstance(instance_type, self.subnet.subnet_id))
+        self.calls: list[tuple[float, str]] = []
+        self.refuse: Callable[[str], None] = lambda action: None
+        self.ec2 = DirectEc2(self.cloud, self._before)
+        (primary,) = DirectEc2(self.cloud).attached(self.instance.instance_id)
+        assert primary.primary_address is not None
+        self.node = NodeIdentity(
+            "us-west-2", primary.availability_zone, self.instance.instance_id, instance_type, primary.mac,
+            primary.eni_id, primary.subnet_id, primary.vpc_id, primary.primary_address,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.journal: list[Record] = []
+        self.wired: dict[PodKey, Grant] = {}
+        self.side = KernelSide()
+        self.dead, self.serial = False, 0
+
+    def _before(self, action: str) -> None:
+        if self.dead:
+            raise asyncio.CancelledError
+        self.calls.append((self.clock.now(), action))
+        self.refuse(action)
+
+    def process(self, **environ: str) -> Process:
+        return Process(self, {**self.environ, **environ})
+
+    async def started(self, **environ: str) -> Process:
+        process = self.process(**environ)
+        await process.start()
+        await asyncio.sleep(30)
+        return process
+
+    async def record(self, line: Record) -> None:
+        if self.dead:
+            raise asyncio.CancelledError
+        self.journal.append(line)
+
+    async def pods_seen(self) -> tuple[ObservedPod, ...]:
+        return self.pods()
+
+    def pods(self) -> tuple[ObservedPod, ...]:
+        """What the kernel shows: a link with an alias, and routes."""
+        seen = []
+        for key, grant in self.wired.items():
+            alias = conventions.PodAlias(key.network, key.container_id, key.ifname, grant.pod.namespace, grant.pod.name)
+            places = tuple(PodAddress(at.address, at.table, at.device, at.card) for at in grant.addresses)
+            seen.append(ObservedPod(Link(f"eni{key.container_id}", kind="veth"), alias, places))
+        return tuple(seen)
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """What EC2 has on the instance."""
+        return DirectEc2(self.cloud).attached(self.node.instance_id)
+
+    def held(self) -> list[int]:
+        """Blocks by ENI, in order of device index."""
+        return [len(each.addresses) + len(each.prefixes) for each in self.interfaces()]
+
+    def used(self) -> list[int]:
+        """Pods by ENI."""
+        homes = Counter(self.home(at.address) for grant in self.wired.values() for at in grant.addresses)
+        return [homes[each.eni_id] for each in self.interfaces()]
+
+    def home(self, address: IPAddress) -> str | None:
+        """The ENI that holds an address, says EC2."""
+        for each in self.interfaces():
+            if address in each.addresses or any(address in prefix for prefix in each.prefixes):
+                return each.eni_id
+        return None
+
+    def mutations(self, since: float = 0.0) -> list[str]:
+        """Names of the calls that change something."""
+        return [name for at, name in self.calls if at >= since and not name.startswith("Describe")]
+
+    def check(self) -> None:
+        """The invariants: no address twice, none in use lost, every ENI of ours attached or intended."""
+        addresses = [at.address for grant in self.wired.values() for at in grant.addresses]
+        assert len(addresses) == len(set(addresses)), "an address has one owner"
+        for address in addresses:
+            assert self.home(address) is not None, f"{address} is in use and EC2 has taken it back"
+        open_enis = {intent.eni_id for intent in records.replay(self.journal).intents.values()}
+        tokens = set(records.replay(self.journal).intents)
+        for eni in DirectEc2(self.cloud).owned(self.node.instance_id):
+            known = eni.attachment is not None or eni.eni_id in open_enis or eni.tags.get(tags.SAGA_TAG) in tokens
+            assert known, f"{eni.eni_id} is leaked"
+
+
+def grants(process: Process) -> dict[PodKey, Grant]:
+    """The pool's grants by key."""
+    return {grant.key: grant for grant in process.pool.grants()}
+
+
+def with_environ(process: Process, **environ: str) -> Process:
+    """A successor with other settings."""
+    return process.rig.process(**environ)
+
+
+__all__ = ["Process", "Rig", "grants", "replace", "with_environ"]
