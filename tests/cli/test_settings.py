@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vpccni.cli.app import main
 from vpccni.settings import explain
@@ -114,6 +115,14 @@ def test_a_daemonset_is_read_without_its_agents_and_defaults(
     assert codes(capsys) == {"warm-eni-target-unused"}
 
 
+def test_a_manifest_in_yaml_is_one_among_other_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "aws-k8s-cni.yaml"
+    daemonset = yaml.safe_dump(manifest({"IP_COOLDOWN_PERIOD": "0"}))
+    path.write_text(f"---\nkind: ServiceAccount\n---\n{daemonset}---\n")
+    assert run("lint", str(path), "-o", "json") == 1
+    assert codes(capsys) == {"no-cooldown"}
+
+
 def test_a_manifest_comes_through_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(manifest({"IP_COOLDOWN_PERIOD": "0"}))))
     assert run("lint", "-", "-o", "json") == 1
@@ -126,7 +135,9 @@ def test_a_manifest_comes_through_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys
         ("WARM_IP_TARGET 5\nx y\n", "line 1"),
         ("WARM_IP_TARGET 5\nx y\n", "line 2"),
         ("A='open\n", "line 1"),
-        ("apiVersion: apps/v1\nkind: DaemonSet\n", "kubectl get daemonset"),
+        ("apiVersion: apps/v1\nkind: DaemonSet\n", "no DaemonSet"),
+        ("kind: DaemonSet\nspec: [\n", "no YAML"),
+        ("kind: !!python/object:os.system x\n", "no YAML"),
         ("{", "no JSON"),
         ('{"kind": "Pod"}', "no DaemonSet"),
         ('{"kind": "DaemonSet", "spec": []}', "no DaemonSet"),

@@ -56,7 +56,7 @@ def lint(
     ctx: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="NAME=VALUE lines or a DaemonSet in JSON; - is standard input"),
+        typer.Argument(metavar="[FILE]", help="NAME=VALUE lines, or a DaemonSet in YAML or JSON; - is standard input"),
     ] = None,
     env: Annotated[
         list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="a setting; goes before FILE's")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings from a file: lines of NAME=VALUE, or the DaemonSet `aws-node` in JSON.
+"""Settings from a file: lines of NAME=VALUE, or the DaemonSet `aws-node` in YAML or JSON.
 
-Knows both formats and tells by the first character which one it reads. Must never judge a value. `cli.settings` calls
+Knows the formats and tells by the text which one it reads. Must never judge a value. `cli.settings` calls
 `read`.
 """
 
@@ -37,13 +37,11 @@ def read(path: Path) -> Stated:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"read {path}", str(error), hint="a file of NAME=VALUE lines, or a DaemonSet in JSON"
-        ) from None
+        raise InputError(f"read {path}", str(error), hint="a file of NAME=VALUE lines, or a DaemonSet") from None
     if text.lstrip()[:1] in ("{", "["):
-        return _from_manifest(path, text)
+        return _from_manifest(path, _json(path, text))
     if re.search(r"^(apiVersion|kind|spec):", text, re.MULTILINE):
-        raise InputError(f"read {path}", "YAML is not read", hint=f"{_AS_JSON} | vpccni settings lint -")
+        return _from_manifest(path, _yaml(path, text))
     return _from_lines(path, text)
 
 
@@ -75,11 +73,23 @@ def _unquoted(value: str) -> str:
     return words[0]
 
 
-def _from_manifest(path: Path, text: str) -> Stated:
+def _json(path: Path, text: str) -> Any:
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise InputError(f"read {path}", f"no JSON: {error}", hint=_AS_JSON) from None
+
+
+def _yaml(path: Path, text: str) -> list[Any]:
+    import yaml
+
+    try:
+        return list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        raise InputError(f"read {path}", f"no YAML: {' '.join(str(error).split())}", hint=_AS_JSON) from None
+
+
+def _from_manifest(path: Path, document: Any) -> Stated:
     found = list(_daemonsets(document))
     if len(found) != 1:
         names = ", ".join(str(one.get("metadata", {}).get("name")) for one in found)
