@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vpccni.cli import lab_pod
+from vpccni.cli import lab_fault, lab_pod
+from vpccni.cli.lab_calls import calls
 from vpccni.cli.lab_probe import probe
+from vpccni.cli.lab_subnet import subnet
 from vpccni.cli.output import Format, Marked, OutputOption, assignments, emit, say, session, show, table
 from vpccni.errors import HostError, InputError
 
@@ -22,9 +24,12 @@ app = typer.Typer(
     help="A VPC in a box: real nodes, ENIs and packets on this machine, no account.", no_args_is_help=True
 )
 app.add_typer(lab_pod.app, name="pod")
+app.add_typer(lab_fault.app, name="fault")
 restart = typer.Typer(help="Restart a program of a node.", no_args_is_help=True)
 app.add_typer(restart, name="restart")
 app.command()(probe)
+app.command()(calls)
+app.command()(subnet)
 
 EnvOption = Annotated[
     list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="a setting of the node daemons")
@@ -42,6 +47,9 @@ def up(
         Path | None, typer.Option(metavar="FILE", help="a TOML file instead of the default VPC")
     ] = None,
     env: EnvOption = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="how EC2's day goes: calm, busy, bad-day", show_default=False)
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="of ids, MACs and addresses [default: 1]", show_default=False)
     ] = None,
@@ -62,6 +70,8 @@ def up(
     else:
         wanted = 2 if nodes is None else nodes
         plan = topologies.default(wanted, instance_type or "m5.large", settings, 1 if seed is None else seed)
+    if profile is not None:
+        plan = topologies.with_profile(plan, profile)
     state = session(ctx).state
     took_s = bring_up(state, plan, session(ctx).environ, lambda line: say(f"  {line}"))
     inventory = control.ask(state, "GET", "/status")

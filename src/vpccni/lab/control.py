@@ -15,16 +15,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpccni.errors import DaemonNotReady, HostError, VpcCniError
+from vpccni.errors import DaemonNotReady, HostError, InputError, VpcCniError
 from vpccni.lab.state import LabState
 
 if TYPE_CHECKING:  # the command line is the other end, and must not pay for aiohttp
     from aiohttp import web
 
+    from vpccni.lab.cloudcontrol import CloudControl
     from vpccni.lab.servers import Servers
 
 ANSWER_WITHIN_S = 10.0
 BACKLOG = 128
+BAD_INPUT = 422  # of all statuses the one that says: understood, but not with these values
 
 
 class _UnixHttp(http.client.HTTPConnection):
@@ -39,7 +41,10 @@ class _UnixHttp(http.client.HTTPConnection):
 
 
 def ask(state: LabState, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """One request to the lab daemon; raises DaemonNotReady when it does not answer, HostError when it refuses."""
+    """One request to the lab daemon.
+
+    Raises DaemonNotReady when it does not answer, InputError when it cannot use the input, HostError when it refuses.
+    """
     connection = _UnixHttp(state.control_socket)
     try:
         connection.request(method, path, json.dumps(body) if body is not None else None)
@@ -53,13 +58,18 @@ def ask(state: LabState, method: str, path: str, body: Mapping[str, Any] | None 
         ) from error  # fmt: skip
     finally:
         connection.close()
+    if answer.status == BAD_INPUT:
+        raise InputError(decoded["action"], decoded["why"], hint=decoded["hint"], code=decoded["code"])
     if answer.status != 200:
         raise HostError(f"{method} {path} of the lab daemon", decoded.get("error", answer.reason))
     return decoded
 
 
-def make_control(inventory: Callable[[], Mapping[str, Any]], servers: Servers) -> web.Application:
-    """GET /status; PUT /servers {label, netns, facts}; DELETE /servers {labels}."""
+def make_control(
+    inventory: Callable[[], Mapping[str, Any]], servers: Servers, cloud: CloudControl | None = None
+) -> web.Application:
+    """GET /status; PUT /servers {label, netns, facts}; DELETE /servers {labels}; with a cloud GET and PUT /faults
+    {profile, clear, set}, GET /calls?node=&since_s=&after=&last=, GET /subnets/NAME."""
     from aiohttp import web
 
     async def status(_: web.Request) -> web.Response:
@@ -74,11 +84,26 @@ def make_control(inventory: Callable[[], Mapping[str, Any]], servers: Servers) -
         labels = (await request.json())["labels"]
         return web.json_response({"stopped": [label for label in labels if servers.stop(label)]})
 
+    async def faults(_: web.Request) -> web.Response:
+        return web.json_response(cloud.faults() if cloud else None)
+
+    async def set_faults(request: web.Request) -> web.Response:
+        return web.json_response(cloud.set_faults(await request.json()) if cloud else None)
+
+    async def calls(request: web.Request) -> web.Response:
+        return web.json_response(cloud.calls(request.query) if cloud else None)
+
+    async def subnet(request: web.Request) -> web.Response:
+        return web.json_response(cloud.subnet(request.match_info["name"]) if cloud else None)
+
     @web.middleware
     async def errors(request: web.Request, handler: Any) -> web.StreamResponse:
         try:
             answer: web.StreamResponse = await handler(request)
             return answer
+        except InputError as error:
+            refusal = {"action": error.action, "why": error.why, "hint": error.hint, "code": error.error_code}
+            return web.json_response(refusal, status=BAD_INPUT)
         except (VpcCniError, KeyError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -86,6 +111,11 @@ def make_control(inventory: Callable[[], Mapping[str, Any]], servers: Servers) -
     application.router.add_get("/status", status)
     application.router.add_put("/servers", start)
     application.router.add_delete("/servers", stop)
+    if cloud is not None:
+        application.router.add_get("/faults", faults)
+        application.router.add_put("/faults", set_faults)
+        application.router.add_get("/calls", calls)
+        application.router.add_get("/subnets/{name}", subnet)
     return application
 
 

@@ -22,7 +22,10 @@ from aiohttp import web
 from vpccni.errors import VpcCniError
 from vpccni.lab import servers, topology
 from vpccni.lab.box import Box
+from vpccni.lab.cloudcontrol import CloudControl
 from vpccni.lab.control import listen, make_control
+from vpccni.lab.ec2.app import known_actions, make_app
+from vpccni.lab.ec2.calls import CallLog
 from vpccni.lab.sockets import listener, namespace_handle
 from vpccni.lab.state import LabState, read_json, write_json
 from vpccni.netlink.namespace import NETNS_DIR
@@ -57,11 +60,12 @@ async def _serve(state: LabState) -> None:
     workloads = servers.Servers()
     await _start_host_servers(box, workloads)
     async with contextlib.AsyncExitStack() as stack:
-        url = await _serve_ec2(box, stack)
+        calls = CallLog()
+        url = await _serve_ec2(box, stack, calls)
         write_json(state.root / "endpoint.json", {"url": url})
         inventory = lambda: {**box.inventory(), "api_url": url, "node_api_url": NODE_ENDPOINT, "pid": os.getpid()}  # noqa: E731
         # Last, because whoever finds this socket takes the lab for ready.
-        control = await listen(make_control(inventory, workloads), state.control_socket)
+        control = await listen(make_control(inventory, workloads, _cloud_control(box, calls)), state.control_socket)
         stack.push_async_callback(control.cleanup)
         log.info("ready: EC2 API at %s", url)
         await stopped.wait()
@@ -74,11 +78,14 @@ async def _start_host_servers(box: Box, workloads: servers.Servers) -> None:
         await workloads.start(via, NETNS_DIR / name, {"kind": "host"})
 
 
-async def _serve_ec2(box: Box, stack: contextlib.AsyncExitStack) -> str:
-    """The EC2 API for the machine on its loopback and for the nodes inside the fabric; returns the former's URL."""
-    from vpccni.lab.ec2.app import make_app
+def _cloud_control(box: Box, calls: CallLog) -> CloudControl:
+    names = lambda: {node.instance_id: name for name, node in box.nodes.items()}  # noqa: E731
+    return CloudControl(box.cloud, calls, names, known_actions(), box.pump)
 
-    runner = web.AppRunner(make_app(box.cloud, box.pump), access_log=None)
+
+async def _serve_ec2(box: Box, stack: contextlib.AsyncExitStack, calls: CallLog) -> str:
+    """The EC2 API for the machine on its loopback and for the nodes inside the fabric; returns the former's URL."""
+    runner = web.AppRunner(make_app(box.cloud, box.pump, calls=calls), access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     local = socket.create_server(("127.0.0.1", 0))

@@ -145,6 +145,11 @@ def encode(topology: Topology) -> Any:
     return msgspec.to_builtins(topology, enc_hook=str)
 
 
+def with_profile(topology: Topology, name: str) -> Topology:
+    """The same lab on another kind of day; raises TopologyError with the names that there are."""
+    return check(msgspec.structs.replace(topology, profile=name))
+
+
 def check(topology: Topology) -> Topology:
     """The topology itself when its parts agree; raises TopologyError naming key and accepted values."""
     if not topology.vpc.cidrs:

@@ -164,6 +164,11 @@ def _lost(request: web.Request) -> web.StreamResponse:
     return web.Response(status=500)  # nobody reads it
 
 
+def known_actions() -> frozenset[str]:
+    """Every action that EC2 has, served here or not."""
+    return load(()).known
+
+
 def make_app(
     cloud: Cloud,
     on_change: Callable[[], None] = lambda: None,
