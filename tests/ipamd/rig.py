@@ -23,12 +23,13 @@ from vpccni.aws import tags
 from vpccni.aws.values import Interface, IPAddress, IPNetwork, NodeIdentity
 from vpccni.core import conventions
 from vpccni.core.grant import Grant, PodIdentity, PodKey
+from vpccni.core.pacing import Pacer
 from vpccni.core.podnet import PodAddress
 from vpccni.core.podseen import ObservedPod
 from vpccni.core.pool import Pool
 from vpccni.errors import VpcCniError
 from vpccni.ipamd import records, recovery, store
-from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.cloudcalls import CloudCalls, Pace
 from vpccni.ipamd.engine import Engine
 from vpccni.ipamd.eniconfigs import EniConfigs
 from vpccni.ipamd.holds import HoldBook
@@ -55,10 +56,11 @@ CALL_S = 0.1
 class InlineCalls(CloudCalls):
     """Calls without threads, each of which takes `CALL_S`."""
 
-    def __init__(self, ec2: Any) -> None:
+    def __init__(self, ec2: Any, pace: Pace) -> None:
         self.interfaces = self.addresses = self.inventory = ec2
+        self._pace = pace
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def execute(self, call: Callable[[], T]) -> T:
         await asyncio.sleep(CALL_S / 2)
         try:
             return call()
@@ -102,7 +104,7 @@ class Process:
         remembered = records.replay(rig.journal)
         self.intents = remembered.intents
         store.fill(self.pool, recovery.recover(remembered, [], rig.pods(), clock.now()))
-        self.calls = InlineCalls(ec2 or rig.ec2)
+        self.calls = InlineCalls(ec2 or rig.ec2, Pace(Pacer(), clock, rng))
         self.holds = HoldBook(
             rng,
             paused="" if settings.provisioning else "provisioning is switched off",

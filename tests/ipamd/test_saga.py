@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from world import Fuse, Killed, World, link_is_there
 
+from vpccni.aws import tags as eni_tags
 from vpccni.aws.values import Interface
 from vpccni.errors import CloudError, HostError
 from vpccni.ipamd.saga import NewEni, Sagas
@@ -185,17 +186,26 @@ def test_the_sweep_leaves_young_attached_and_foreign_enis_alone() -> None:
         sagas = world.process()
         attached = await attach(world, sagas)
         calls = sagas._calls.interfaces
+        ours = f"aws-K8S-{world.node.instance_id}"
         young = calls.create(
-            world.subnet.subnet_id, (), description="d", tags=world.own_tags(world.clock.now()), address_count=0
+            world.subnet.subnet_id, (), description=ours, tags=world.own_tags(world.clock.now()), address_count=0
         )
-        foreign = calls.create(world.subnet.subnet_id, (), description="d", tags={"owner": "me"})
+        foreign = calls.create(world.subnet.subnet_id, (), description=ours, tags={"owner": "me"})
+        by_hand = calls.create(world.subnet.subnet_id, (), description="mine", tags=world.own_tags(world.clock.now()))
+        elsewhere = {**world.own_tags(world.clock.now()), "cluster.k8s.amazonaws.com/name": "another"}
+        other_cluster = calls.create(world.subnet.subnet_id, (), description=ours, tags=elsewhere)
+        other_node = {**world.own_tags(world.clock.now()), "node.k8s.amazonaws.com/instance_id": "i-2"}
+        neighbour = calls.create(world.subnet.subnet_id, (), description="aws-K8S-i-2", tags=other_node)
+        unmarked = calls.create(
+            world.subnet.subnet_id, (), description=ours, tags={**world.own_tags(0), eni_tags.CREATED_TAG: "yesterday"}
+        )
         world.clock.at += 10
         assert await sagas.sweep(youngest_s=300) == []
-        world.clock.at += 300
+        world.clock.at += 295
         assert await sagas.sweep(youngest_s=300) == [young.eni_id]
-        assert {each.eni_id for each in calls.interfaces([attached.eni_id, foreign.eni_id])} == {  # type: ignore[attr-defined]
-            attached.eni_id,
-            foreign.eni_id,
-        }
+        kept = [each.eni_id for each in (attached, foreign, by_hand, other_cluster, neighbour, unmarked)]
+        assert [each.eni_id for each in calls.interfaces(kept)] == kept  # type: ignore[attr-defined]
+        world.clock.at += 301
+        assert await sagas.sweep(youngest_s=300) == [unmarked.eni_id], "marked in the sweep before"
 
     asyncio.run(story())

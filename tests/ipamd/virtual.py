@@ -21,8 +21,8 @@ class _Jumping(selectors.BaseSelector):
         self._real = selectors.SelectSelector()
         self.offset_s = 0.0
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
-        return self._real.register(fileobj, events, data)
+    def register(self, *arguments: Any) -> Any:
+        return self._real.register(*arguments)
 
     def unregister(self, fileobj: Any) -> Any:
         return self._real.unregister(fileobj)

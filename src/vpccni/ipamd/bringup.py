@@ -203,7 +203,9 @@ class BringUp:
     async def _size(self, node: NodeIdentity, calls: CloudCalls) -> Sizing:
         known: InstanceLimits | None = type_limits.find(node.instance_type)
         if known is None:
-            known = await calls.run(lambda: calls.inventory.instance_limits(node.instance_type))
+            known = await calls.run(
+                "DescribeInstanceTypes", lambda: calls.inventory.instance_limits(node.instance_type)
+            )
         size = sizing(self._parts.settings, known)
         for note in size.notes:
             log.warning("settings: %s", note)

@@ -1,32 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
 """EC2 calls from the event loop: the three protocols and the threads that their calls run in.
 
-Knows how a synchronous call becomes awaitable. Must never know why a call is made; `aws.boto` counts and times them.
-`ipamd.saga` and `ipamd.engine` go through it.
+Knows how a synchronous call becomes awaitable, and waits while EC2 throttles. Must never know why a call is made;
+`aws.boto` counts and times them. `ipamd.saga` and `ipamd.engine` go through it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from vpccni.aws.ec2 import Addresses, Interfaces, Inventory
+from vpccni.aws.failure import THROTTLES
+from vpccni.clock import Clock
+from vpccni.core.pacing import Pacer
+from vpccni.errors import CloudError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 THREADS = 8
+PATIENCE_S = 600.0
+
+
+@dataclass(slots=True)
+class Pace:
+    """When calls are made: the pacer's rules, a clock to wait on, and draws for its jitter."""
+
+    pacer: Pacer
+    clock: Clock
+    rng: random.Random
 
 
 class CloudCalls:
     """Runs calls in worker threads; `close` lets those under way end by themselves."""
 
-    def __init__(self, interfaces: Interfaces, addresses: Addresses, inventory: Inventory) -> None:
+    def __init__(
+        self, interfaces: Interfaces, addresses: Addresses, inventory: Inventory, pace: Pace | None = None
+    ) -> None:
+        """Without `pace` a throttled call fails at once."""
         self.interfaces, self.addresses, self.inventory = interfaces, addresses, inventory
+        self._pace = pace
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Await `call` in a thread. Raises what it raises."""
+    async def run(self, action: str, call: Callable[[], T]) -> T:
+        """Make a call of an EC2 action as soon as the pace allows. Raises what it raises.
+
+        A throttled call is made again, for up to `PATIENCE_S`: undoing what was begun would cost more calls than
+        waiting does. (Amazon VPC CNI 1.23 repeats it every 5 s, and ends the daemon if it happens at its start.)
+        """
+        pace = self._pace
+        if pace is None:
+            return await self.execute(call)
+        deadline = pace.clock.now() + PATIENCE_S
+        while True:
+            await self._await_turn(pace, action)
+            try:
+                answer = await self.execute(call)
+            except CloudError as error:
+                now = pace.clock.now()
+                if error.aws_code not in THROTTLES:
+                    if error.aws_code:
+                        pace.pacer.admitted(action, now)
+                    raise
+                again_at = pace.pacer.refused(action, now, pace.rng.random())
+                facts = {"action": action, "again_in_s": round(again_at - now, 1)}
+                log.info("EC2 throttles us", extra={"facts": facts})
+                if again_at > deadline:
+                    raise
+            else:
+                pace.pacer.admitted(action, pace.clock.now())
+                return answer
+
+    async def _await_turn(self, pace: Pace, action: str) -> None:
+        at = pace.pacer.reserve(action, pace.clock.now())
+        while (delay_s := at - pace.clock.now()) > 0:
+            await pace.clock.sleep(delay_s)
+
+    async def execute(self, call: Callable[[], T]) -> T:
+        """Await `call` in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class Placement:
         now = self._clock.now()
         if fresh or not 0 <= now - self._listed_at < SUBNETS_TTL_S:
             vpc_id, zone = self._node.vpc_id, self._node.availability_zone
-            self._listed = await self._calls.run(lambda: self._calls.inventory.subnets(vpc_id, zone))
+            self._listed = await self._calls.run("DescribeSubnets", lambda: self._calls.inventory.subnets(vpc_id, zone))
             self._listed_at = now
             self._view.learn(self._listed)
         return self._listed

@@ -26,6 +26,7 @@ from vpccni.aws.imds_inventory import ImdsInventory
 from vpccni.aws.values import NodeIdentity
 from vpccni.clock import Clock, SystemClock
 from vpccni.core.block import Mode
+from vpccni.core.pacing import Pacer
 from vpccni.core.pool import Pool
 from vpccni.errors import SettingsError, VpcCniError
 from vpccni.host.kernel import NodeKernel
@@ -33,7 +34,7 @@ from vpccni.ipamd import checkpoint, introspection, metrics, recovery, store
 from vpccni.ipamd.api import Api
 from vpccni.ipamd.attachments import Attachments, LinkChoice
 from vpccni.ipamd.bringup import BringUp, Parts
-from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.cloudcalls import CloudCalls, Pace
 from vpccni.ipamd.drain import drain
 from vpccni.ipamd.flows import FlowFlusher
 from vpccni.ipamd.podwires import PodWires
@@ -198,9 +199,10 @@ class Daemon:
             node.region,
             endpoint=self._settings.ec2_endpoint,
             timeout_s=self._settings.http_timeout_s,
+            attempts=1,  # the pacer decides when a call is made again
             observe=self._metrics.ec2_call,
         )
-        return CloudCalls(ec2, ec2, ec2)
+        return CloudCalls(ec2, ec2, ec2, Pace(Pacer(), self._clock, self._rng))
 
     async def _http(self) -> None:
         """Introspection and metrics. An address in use is reported and tried again; pods do not depend on it."""

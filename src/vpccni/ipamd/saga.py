@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 ATTACH_LIMIT_S = 120.0  # EC2 documents no bound; the slowest attach seen in public reports is well below
 DETACH_LIMIT_S = 300.0
 POLL_FIRST_S, POLL_LAST_S = 0.05, 5.0
+CONSISTENT_S = 10.0  # how long EC2's readers may lag behind its writers
 DEVICE_SLOTS = 100
 
 
@@ -151,24 +152,37 @@ class Sagas:
                 await self._finish(token)
 
     async def sweep(self, youngest_s: float) -> list[str]:
-        """Delete ENIs of this instance that are attached nowhere and belong to no saga; their ids.
+        """Delete ENIs that this node made, that are attached nowhere and belong to no saga; their ids.
 
-        `youngest_s`: the least age. Only our own instance's tag is looked at, never other nodes' ENIs.
+        `youngest_s`: the least age. Never another node's or cluster's: every node of Amazon VPC CNI 1.23 lists and
+        deletes in the whole VPC. One without its time of creation is marked now and looked at again in the next sweep.
         """
-        owned = await self._calls.run(lambda: self._calls.inventory.owned(self._node.instance_id))
+        now = self._clock.now()
+        mine = self._own_tags(now)
         busy = {intent.eni_id for intent in self.open.values()}
         swept = []
-        for eni in owned:
+        for eni in await self._owned():
+            ours = eni.description == eni_tags.description(self._node.instance_id) and all(
+                eni.tags.get(key) == mine.get(key) for key in (eni_tags.INSTANCE_TAG, eni_tags.CLUSTER_TAG)
+            )
+            if not ours or eni.attachment is not None or eni.status != "available" or eni.eni_id in busy:
+                continue
             created_at = eni_tags.created_at(eni.tags)
-            old = created_at is not None and self._clock.now() - created_at >= youngest_s
-            if eni.attachment is None and eni.status == "available" and old and eni.eni_id not in busy:
+            if created_at is None:
+                await self._mark(eni, mine)
+            elif now - created_at >= youngest_s:
                 log.warning("deleting a leaked ENI", extra={"facts": {"eni": eni.eni_id, "created_at": created_at}})
                 await self._remove(eni.eni_id)
                 swept.append(eni.eni_id)
         return swept
 
+    async def _mark(self, eni: Interface, mine: Mapping[str, str]) -> None:
+        created = {eni_tags.CREATED_TAG: mine[eni_tags.CREATED_TAG]}
+        await self._calls.run("CreateTags", lambda: self._calls.interfaces.tag(eni.eni_id, created))
+
     async def _create(self, new: NewEni, token: str) -> Interface:
         return await self._calls.run(
+            "CreateNetworkInterface",
             lambda: self._calls.interfaces.create(
                 new.subnet_id,
                 new.security_groups,
@@ -185,12 +199,14 @@ class Sagas:
         device = await self._claim_slot(card)
         try:
             attachment_id = await self._patiently(
+                "AttachNetworkInterface",
                 lambda: self._calls.interfaces.attach(interface.eni_id, self._node.instance_id, device, card),
                 # A fresh id may not be known everywhere yet (eventual consistency of EC2).
                 again={"InvalidNetworkInterfaceID.NotFound"},
-                limit_s=10.0,
+                limit_s=CONSISTENT_S,
             )
             await self._calls.run(
+                "ModifyNetworkInterfaceAttribute",
                 lambda: self._calls.interfaces.delete_on_termination(interface.eni_id, attachment_id),
             )
             return await self._until_status(interface.eni_id, "attached", ATTACH_LIMIT_S)
@@ -199,7 +215,9 @@ class Sagas:
 
     async def _claim_slot(self, card: int) -> int:
         async with self._slots_lock:
-            used = await self._calls.run(lambda: self._calls.inventory.occupied_slots(self._node.instance_id))
+            used = await self._calls.run(
+                "DescribeInstances", lambda: self._calls.inventory.occupied_slots(self._node.instance_id)
+            )
             taken = used | self._claimed
             for device in range(DEVICE_SLOTS):
                 if (card, device) not in taken:
@@ -220,9 +238,16 @@ class Sagas:
         attachment = interface.attachment
         if attachment and attachment.status != "detached":
             if attachment.status != "detaching":
-                await self._calls.run(lambda: self._calls.interfaces.detach(attachment.attachment_id))
-            await self._until_status(eni_id, "available", DETACH_LIMIT_S)
+                await self._calls.run(
+                    "DetachNetworkInterface", lambda: self._calls.interfaces.detach(attachment.attachment_id)
+                )
+            try:
+                await self._until_status(eni_id, "available", DETACH_LIMIT_S)
+            except CloudError as error:
+                if error.evidence.get("status") != "gone":
+                    raise
         await self._patiently(
+            "DeleteNetworkInterface",
             lambda: self._calls.interfaces.delete(eni_id),
             again={"InvalidParameterValue", "InvalidNetworkInterface.InUse"},  # "in use" is usual right after a detach
             limit_s=60.0,
@@ -230,25 +255,33 @@ class Sagas:
 
     async def _created_by(self, intent: Intent) -> list[str]:
         """The ENI that this saga's create call made without our learning of it: it carries the saga's token."""
-        owned = await self._calls.run(lambda: self._calls.inventory.owned(self._node.instance_id))
+        owned = await self._owned()
         return [eni.eni_id for eni in owned if eni.tags.get(eni_tags.SAGA_TAG) == intent.token]
 
+    async def _owned(self) -> Sequence[Interface]:
+        return await self._calls.run(
+            "DescribeNetworkInterfaces", lambda: self._calls.inventory.owned(self._node.instance_id)
+        )
+
     async def _describe(self, eni_id: str) -> Interface | None:
-        found = await self._calls.run(lambda: self._calls.inventory.interfaces([eni_id]))
+        found = await self._calls.run("DescribeNetworkInterfaces", lambda: self._calls.inventory.interfaces([eni_id]))
         return found[0] if found else None
 
     async def _until_status(self, eni_id: str, wanted: str, limit_s: float) -> Interface:
         """Poll EC2 until the attachment is `attached` or the interface `available`; raises CloudError at the limit."""
-        deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
+        started_at, pause_s = self._clock.now(), POLL_FIRST_S
         while True:
             interface = await self._describe(eni_id)
             status = _status(interface)
             if interface is not None and status == wanted:
                 return interface
-            if self._clock.now() >= deadline or (interface is None and wanted == "attached"):
+            waited_s = self._clock.now() - started_at
+            # A reader that lags behind may not know a fresh ENI at all, and may show an old status.
+            vanished = interface is None and waited_s >= CONSISTENT_S
+            if waited_s >= limit_s or vanished:
                 raise CloudError(
                     f"see {eni_id} {wanted}",
-                    f"EC2 still says {status} after {limit_s:g} s",
+                    f"EC2 still says {status} after {waited_s:.0f} s",
                     hint="look at the interface in the EC2 console; the daemon undoes and tries again",
                     evidence={"eni": eni_id, "status": status},
                     code="eni-stuck",
@@ -256,11 +289,11 @@ class Sagas:
             await self._clock.sleep(pause_s)
             pause_s = min(POLL_LAST_S, pause_s * 1.5)
 
-    async def _patiently(self, call: Callable[[], T], *, again: set[str], limit_s: float) -> T:
+    async def _patiently(self, action: str, call: Callable[[], T], *, again: set[str], limit_s: float) -> T:
         deadline, pause_s = self._clock.now() + limit_s, POLL_FIRST_S
         while True:
             try:
-                return await self._calls.run(call)
+                return await self._calls.run(action, call)
             except CloudError as error:
                 if error.aws_code not in again or self._clock.now() + pause_s > deadline:
                     raise

@@ -108,7 +108,10 @@ class StepRunner:
         subnet_id = eni.subnet_id if eni else ""
         counts = {**_counts(step.kind, step.count), "ip_version": self._pool.version}
         try:
-            networks = await self._calls.run(lambda: self._calls.addresses.assign(step.eni_id, **counts))
+            networks = await self._calls.run(
+                "AssignPrivateIpAddresses" if self._pool.version == 4 else "AssignIpv6Addresses",
+                lambda: self._calls.addresses.assign(step.eni_id, **counts),
+            )
         except CloudError as error:
             if error.error_code not in SUBNET_FULL:
                 raise
@@ -181,7 +184,10 @@ class StepRunner:
         prefixes = [block.network for block in step.blocks if block.kind is BlockKind.PREFIX]
         with self._view.taking([block.network for block in step.blocks]):
             try:
-                await self._calls.run(lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes))
+                await self._calls.run(
+                    "UnassignPrivateIpAddresses" if self._pool.version == 4 else "UnassignIpv6Addresses",
+                    lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes),
+                )
             except CloudError:
                 self._pool.confirm(step.eni_id, step.blocks)  # until EC2 says otherwise in the reconcile that follows
                 raise

@@ -60,7 +60,7 @@ class Upkeep:
         missing = {key: value for key, value in self._own_tags.items() if interface.tags.get(key) != value}
         if not missing:
             return
-        await self._calls.run(lambda: self._calls.interfaces.tag(interface.eni_id, missing))
+        await self._calls.run("CreateTags", lambda: self._calls.interfaces.tag(interface.eni_id, missing))
         self._view.edited(interface.eni_id, tags={**interface.tags, **missing})
         log.info("tagged", extra={"facts": {"eni": interface.eni_id, "tags": missing}})
 
@@ -68,6 +68,9 @@ class Upkeep:
         if not groups or frozenset(interface.security_groups) == groups:
             return
         wanted = tuple(sorted(groups))
-        await self._calls.run(lambda: self._calls.interfaces.set_security_groups(interface.eni_id, wanted))
+        await self._calls.run(
+            "ModifyNetworkInterfaceAttribute",
+            lambda: self._calls.interfaces.set_security_groups(interface.eni_id, wanted),
+        )
         self._view.edited(interface.eni_id, security_groups=wanted)
         log.info("security groups follow the primary ENI", extra={"facts": {"eni": interface.eni_id, "groups": wanted}})

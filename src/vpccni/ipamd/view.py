@@ -103,10 +103,12 @@ class NodeView:
     async def observe(self) -> None:
         """Ask EC2 for interfaces, and for subnets when one of theirs is not known. Raises CloudError."""
         instance_id = self._node.instance_id
-        self.interfaces = await self._calls.run(lambda: self._calls.inventory.attached(instance_id))
+        self.interfaces = await self._calls.run(
+            "DescribeNetworkInterfaces", lambda: self._calls.inventory.attached(instance_id)
+        )
         if not all(each.subnet_id in self._subnets for each in self.interfaces):
             vpc_id, zone = self._node.vpc_id, self._node.availability_zone
-            self.learn(await self._calls.run(lambda: self._calls.inventory.subnets(vpc_id, zone)))
+            self.learn(await self._calls.run("DescribeSubnets", lambda: self._calls.inventory.subnets(vpc_id, zone)))
 
     async def reconcile(self, pool: Pool, sagas_busy: Callable[[], frozenset[str]]) -> list[str]:
         """Observe, compare and correct the pool; ENIs of sagas that are unfinished at that moment are left alone.
