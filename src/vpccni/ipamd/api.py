@@ -27,6 +27,7 @@ from vpccni.errors import (
     VpcCniError,
 )
 from vpccni.ipamd.attachments import Attachments, Wired
+from vpccni.ipamd.decisions import Decisions
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +67,32 @@ class Growth(Protocol):
 class Api:
     """Dispatches typed requests."""
 
-    def __init__(self, attachments: Attachments, readiness: Readiness, meter: RequestMeter, growth: Growth) -> None:
+    def __init__(
+        self,
+        attachments: Attachments,
+        readiness: Readiness,
+        meter: RequestMeter,
+        growth: Growth,
+        decisions: Decisions,
+    ) -> None:
         self._attachments, self._readiness, self._meter, self._growth = attachments, readiness, meter, growth
+        self._decisions = decisions
 
     async def handle(self, relayed: RelayRequest, netns_fd: int | None) -> Reply:
         """Serve one request. The reply is an error object with exit code 1 for anything that went wrong."""
         version = stated_version(relayed.stdin)
+        request: Request | None = None
         try:
-            stdout = await self._serve(parse(relayed), netns_fd)
+            request = parse(relayed)
+            stdout = await self._serve(request, netns_fd)
         except VpcCniError as error:
-            _refused(relayed, error)
+            self._refused(relayed, request, error)
             return 1, result.render_error(version, error)
         except Exception as fault:
             log.exception("a request failed in an unexpected way", extra={"facts": {"command": relayed.command}})
             hint = "see the daemon's log; report it"
             unexpected = HostError(f"serve {relayed.command}", repr(fault), code="internal-error", hint=hint)
+            self._refused(relayed, request, unexpected)
             return 1, result.render_error(version, unexpected)
         return 0, stdout
 
@@ -119,6 +131,7 @@ class Api:
             self._meter.no_address()
             self._growth.wake()
             raise self._growth.explain(refusal) from None
+        self._decisions.served(str(pod))
         log.info(
             "added", extra={"facts": {"pod": str(pod), "address": str(wired.grant), "container": key.container_id}}
         )
@@ -195,6 +208,19 @@ class Api:
             raise self._growth.explain(empty)
         return b""
 
+    def _refused(self, relayed: RelayRequest, request: Request | None, error: VpcCniError) -> None:
+        container = relayed.env.get("CNI_CONTAINERID", "")
+        facts = {
+            "command": relayed.command,
+            "code": error.error_code,
+            "cni_code": error.cni_error_code,
+            **error.evidence,
+        }
+        log.warning("%s", error, extra={"facts": {**facts, "container": container}})
+        if relayed.command == "ADD":
+            pod = str(_pod(request)) if isinstance(request, AddRequest) else ""
+            self._decisions.refused(error, pod, container)
+
 
 def nics_of(wired: Wired) -> list[NicResult]:
     """The interfaces of a wired pod for its CNI result."""
@@ -220,9 +246,3 @@ def _key(request: AddRequest | DelRequest | CheckRequest) -> PodKey:
 
 def _pod(request: AddRequest | DelRequest | CheckRequest) -> PodIdentity:
     return PodIdentity(request.pod.namespace, request.pod.name, request.pod.uid)
-
-
-def _refused(relayed: RelayRequest, error: VpcCniError) -> None:
-    facts = {"command": relayed.command, "code": error.error_code, "cni_code": error.cni_error_code, **error.evidence}
-    facts["container"] = relayed.env.get("CNI_CONTAINERID", "")
-    log.warning("%s", error, extra={"facts": facts})

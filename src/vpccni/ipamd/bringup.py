@@ -28,6 +28,7 @@ from vpccni.errors import NoAddress, VpcCniError
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.decisions import Decisions
 from vpccni.ipamd.engine import Engine
 from vpccni.ipamd.eniconfigs import EniConfigs
 from vpccni.ipamd.explain import explained
@@ -71,6 +72,7 @@ class Parts:
     readiness: Readiness
     rng: random.Random
     intents: dict[str, Intent]
+    decisions: Decisions
 
 
 class BringUp:
@@ -170,7 +172,15 @@ class BringUp:
     def _engine(self, runner: StepRunner, size: Sizing) -> Engine:
         parts = self._parts
         return Engine(
-            parts.pool, size.targets, size.limits, runner, self._holds, parts.clock, parts.metrics, self._become_ready
+            parts.pool,
+            size.targets,
+            size.limits,
+            runner,
+            self._holds,
+            parts.clock,
+            parts.metrics,
+            self._become_ready,
+            parts.decisions,
         )
 
     def _upkeep(self, node: NodeIdentity, calls: CloudCalls, view: NodeView) -> Upkeep:
@@ -255,6 +265,7 @@ class BringUp:
                 return await attempt()
             except VpcCniError as error:
                 self._parts.readiness.waiting_for(f"waiting for {what}: {error}")
+                self._parts.decisions.held_up(what, error)
                 facts = {**error.evidence, "code": error.error_code, "next": error.hint, "again_in_s": pause_s}
                 log.warning("%s", error, extra={"facts": facts})
             await self._parts.clock.sleep(pause_s * self._parts.rng.uniform(0.8, 1.2))

@@ -41,11 +41,16 @@ class CloudCalls:
     """Runs calls in worker threads; `close` lets those under way end by themselves."""
 
     def __init__(
-        self, interfaces: Interfaces, addresses: Addresses, inventory: Inventory, pace: Pace | None = None
+        self,
+        interfaces: Interfaces,
+        addresses: Addresses,
+        inventory: Inventory,
+        pace: Pace | None = None,
+        failed: Callable[[CloudError], None] = lambda error: None,
     ) -> None:
-        """Without `pace` a throttled call fails at once."""
+        """Without `pace` a throttled call fails at once. `failed` hears of every refusal, repeated or not."""
         self.interfaces, self.addresses, self.inventory = interfaces, addresses, inventory
-        self._pace = pace
+        self._pace, self._failed = pace, failed
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
 
     async def run(self, action: str, call: Callable[[], T]) -> T:
@@ -84,7 +89,11 @@ class CloudCalls:
 
     async def execute(self, call: Callable[[], T]) -> T:
         """Await `call` in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except CloudError as error:
+            self._failed(error)
+            raise
 
     def close(self) -> None:
         """Take no more calls."""

@@ -20,6 +20,7 @@ from vpccni.core.reconcile import SETTLE_S
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
 from vpccni.core.targets import NodeLimits, Targets
 from vpccni.errors import Refused, VpcCniError
+from vpccni.ipamd.decisions import Decisions
 from vpccni.ipamd.holds import HoldBook
 from vpccni.ipamd.metrics import Metrics
 from vpccni.ipamd.steprunner import StepRunner
@@ -42,11 +43,13 @@ class Engine:
         clock: Clock,
         metrics: Metrics,
         settled: Callable[[], None],
+        decisions: Decisions | None = None,
     ) -> None:
         """`settled` is called after every turn; the daemon looks there whether it has become ready."""
         self._pool, self._targets, self._limits = pool, targets, limits
         self._runner, self._holds, self._clock, self._metrics = runner, holds, clock, metrics
         self._settled = settled
+        self._decisions = decisions or Decisions(clock.now)
         self._event = asyncio.Event()
         self._pending: list[Step] = []
         self._reconcile_at = clock.now() + RECONCILE_S
@@ -121,7 +124,7 @@ class Engine:
     async def _run(self, step: Step) -> None:
         action = "decreaseDatastorePool" if isinstance(step, UnassignBlocks | FreeEni) else "increaseDatastorePool"
         try:
-            with self._metrics.in_progress.labels(action).track_inprogress():
+            with self._decisions.step(step), self._metrics.in_progress.labels(action).track_inprogress():
                 await self._runner.run(step)
         except VpcCniError:
             self._metrics.error(action)
@@ -136,6 +139,7 @@ class Engine:
             try:
                 for kind in await self._runner.reconcile():
                     self._metrics.reconciled(kind)
+                    self._decisions.corrected(kind)
             except VpcCniError as error:
                 self._metrics.error("nodeIPPoolReconcile")
                 log.warning("%s", error, extra={"facts": error.evidence})
@@ -161,6 +165,7 @@ class Engine:
             for wait in waits:
                 log.info("%s", wait)
         self.waits = tuple(waits)
+        self._decisions.waiting(waits)
 
     async def _sleep_until(self, at: float) -> None:
         delay_s = max(0.0, at - self._clock.now())

@@ -18,6 +18,8 @@ from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core.block import HeldBlock
 from vpccni.core.eni import HeldEni
 from vpccni.core.pool import Pool
+from vpccni.errors import InputError
+from vpccni.ipamd.decisions import Decisions
 from vpccni.ipamd.metrics import CONTENT_TYPE as METRICS_TYPE
 from vpccni.settings import Settings
 
@@ -76,7 +78,9 @@ def ipamd_settings(settings: Settings) -> Json:
     }
 
 
-def make_app(pool: Pool, settings: Settings, now: Callable[[], float]) -> web.Application:
+def make_app(
+    pool: Pool, settings: Settings, now: Callable[[], float], decisions: Decisions | None = None
+) -> web.Application:
     """The application; unknown paths answer with the list of paths, as the Go daemon does."""
     documents: dict[str, Callable[[], object]] = {
         "/v1/enis": lambda: enis(pool, now()),
@@ -90,7 +94,17 @@ def make_app(pool: Pool, settings: Settings, now: Callable[[], float]) -> web.Ap
         document = documents.get(request.path, lambda: {"AvailableCommands": list(documents)})
         return web.Response(body=msgspec.json.encode(document()), content_type="application/json")
 
+    async def why(request: web.Request) -> web.Response:
+        try:
+            assert decisions is not None
+            body = decisions.document(request.query)
+        except InputError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
     app = web.Application()
+    if decisions is not None:
+        app.router.add_get("/v1/decisions", why)
     app.router.add_route("*", "/{path:.*}", answer)
     return app
 

@@ -28,6 +28,7 @@ from vpccni.clock import Clock, SystemClock
 from vpccni.core.block import Mode
 from vpccni.core.pacing import Pacer
 from vpccni.core.pool import Pool
+from vpccni.core.settings_lint import contradictions
 from vpccni.errors import SettingsError, VpcCniError
 from vpccni.host.kernel import NodeKernel
 from vpccni.ipamd import checkpoint, introspection, metrics, recovery, store
@@ -35,6 +36,7 @@ from vpccni.ipamd.api import Api
 from vpccni.ipamd.attachments import Attachments, LinkChoice
 from vpccni.ipamd.bringup import BringUp, Parts
 from vpccni.ipamd.cloudcalls import CloudCalls, Pace
+from vpccni.ipamd.decisions import Decisions
 from vpccni.ipamd.drain import drain
 from vpccni.ipamd.flows import FlowFlusher
 from vpccni.ipamd.podwires import PodWires
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             names = ", ".join(settings.not_built)
             raise SettingsError("start ipamd", f"{names}: not in this version", hint="unset these variables")
         logs.configure(settings.log_file, settings.log_level, verbose=bool(arguments))
-        for warning in settings.warnings:
-            log.warning("settings: %s", warning)
+        for finding in contradictions(settings, environ):
+            log.warning("settings: %s", finding)
         asyncio.run(Daemon(settings, SystemClock(), random.Random()).run())
     except VpcCniError as error:
         log.error("%s", error, extra={"facts": error.evidence})
@@ -80,6 +82,7 @@ class Daemon:
         self._settings, self._clock, self._rng = settings, clock, rng
         self._readiness = Readiness(settings)
         self._metrics = metrics.Metrics()
+        self._decisions = Decisions(clock.now)
         self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 6 if settings.enable_ipv6 else 4)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
@@ -136,7 +139,7 @@ class Daemon:
         )
         self._listeners = [behind.changed, bring_up.changed]
         self._metrics.bind_pool(self._pool, lambda: _attachable(bring_up))
-        api = Api(attachments, self._readiness, self._metrics, bring_up)
+        api = Api(attachments, self._readiness, self._metrics, bring_up, self._decisions)
         server = RelayServer(paths.RELAY_SOCKET, api.handle)
         server.start()
         behind.changed()
@@ -183,6 +186,7 @@ class Daemon:
             readiness=self._readiness,
             rng=self._rng,
             intents=intents,
+            decisions=self._decisions,
         )
 
     def _changed(self) -> None:
@@ -202,14 +206,15 @@ class Daemon:
             attempts=1,  # the pacer decides when a call is made again
             observe=self._metrics.ec2_call,
         )
-        return CloudCalls(ec2, ec2, ec2, Pace(Pacer(), self._clock, self._rng))
+        return CloudCalls(ec2, ec2, ec2, Pace(Pacer(), self._clock, self._rng), self._decisions.ec2_failed)
 
     async def _http(self) -> None:
         """Introspection and metrics. An address in use is reported and tried again; pods do not depend on it."""
         settings = self._settings
         apps = []
         if not settings.disable_introspection:
-            apps.append((introspection.make_app(self._pool, settings, self._clock.now), settings.introspection_bind))
+            app = introspection.make_app(self._pool, settings, self._clock.now, self._decisions)
+            apps.append((app, settings.introspection_bind))
         if not settings.disable_metrics:
             apps.append((introspection.metrics_app(self._metrics.render), settings.metrics_bind))
         async with asyncio.TaskGroup() as tasks:
