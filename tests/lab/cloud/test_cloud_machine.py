@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from vpccni.aws.values import CardLimit, InstanceLimits
 from vpccni.lab.cloud.addresses import Wanted
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.events import AddressesChanged, LinkAppears, LinkVanishes
+from vpccni.lab.cloud.faults import NO_FAULTS, change
 from vpccni.lab.cloud.interfaces import InterfaceChange, NewInterface
 from vpccni.lab.cloud.invariants import fingerprint, violations
 from vpccni.lab.cloud.profile import parse
@@ -41,10 +43,12 @@ terminate = 2
 """
 KNOWN_CODES = {
     "AttachmentLimitExceeded",
+    "BranchInterfaceLimitExceeded",
     "IdempotentParameterMismatch",
     "IncorrectInstanceState",
     "InsufficientCidrBlocks",
     "InsufficientFreeAddressesInSubnet",
+    "InvalidAssociationID.NotFound",
     "InvalidAttachmentID.NotFound",
     "InvalidIPAddress.InUse",
     "InvalidNetworkInterfaceID.NotFound",
@@ -74,18 +78,34 @@ wanted6 = st.one_of(
 )
 
 
+DAYS = (
+    {},
+    {"new-id": "0.5:2"},
+    {"stale": "0.7:3"},
+    {"tenants": "2/s:60%"},
+    {"new-id": "0.3:2", "stale": "0.3:2", "tenants": "1/s:30%"},
+)
+
+
 class CloudMachine(RuleBasedStateMachine):
     """Three small subnets in two zones, up to a few instances, and everything that a node or its owner may call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
+        self.outcomes: Counter[str] = Counter()
         self.links: dict[str, LinkAppears] = {}
         self.owned: dict[str, tuple[object, ...]] = {}
 
     @initialize(seed=st.integers(0, 2**32))
     def build(self, seed: int) -> None:
-        self.cloud = Cloud(lambda: self.time, random.Random(seed), parse("test", PROFILE), limits=TYPES.get)
+        self.cloud = Cloud(
+            lambda: self.time,
+            random.Random(seed),
+            parse("test", PROFILE),
+            limits=TYPES.get,
+            branches={"two.cards": 2}.get,
+        )
         vpc = self.cloud.create_vpc([IPv4Network("10.0.0.0/16")], ipv6_cidrs=[IPv6Network("2001:db8::/56")])
         for number, zone in enumerate(("us-west-2a", "us-west-2a", "us-west-2b")):
             ipv6 = None if number == 1 else IPv6Network(f"2001:db8:0:{number}::/64")
@@ -94,7 +114,8 @@ class CloudMachine(RuleBasedStateMachine):
         for number, kind in enumerate(TYPES):
             self.cloud.run_instance(NewInstance(kind, self._subnet(number)))
 
-    def _try(self, call: Callable[[], object]) -> None:
+    def _try(self, call: Callable[[], object]) -> str:
+        """The code of the refusal, "" for success."""
         self.cloud.settle()
         before = fingerprint(self.cloud)
         try:
@@ -102,6 +123,10 @@ class CloudMachine(RuleBasedStateMachine):
         except ApiError as error:
             assert error.code in KNOWN_CODES, error
             assert fingerprint(self.cloud) == before, f"{error} has changed something"
+            self.outcomes[error.code] += 1
+            return error.code
+        self.outcomes[""] += 1
+        return ""
 
     def _subnet(self, pick: int) -> str:
         return list(self.cloud.subnets)[(0, 0, 0, 1, 2)[pick % 5]]
@@ -129,6 +154,74 @@ class CloudMachine(RuleBasedStateMachine):
         ready = [eni.eni_id for eni in self.cloud.enis.values() if eni.attachment is None and eni.zone == zone]
         eni_id = ready[pick % len(ready)] if ready and pick % 4 < 3 else self._eni(pick)
         self._try(lambda: self.cloud.attach_network_interface(eni_id, instance_id, device, card))
+
+    @rule(pick=picks, card=st.sampled_from([0, 0, 1]))
+    def fill_a_card(self, pick: int, card: int) -> None:
+        """What a node does under load: one interface after the other, until EC2 says that this is all."""
+        instance = self.cloud.instances[self._instance(pick)]
+        if instance.state != "running" or instance.limits.card_limit(card) == 0:
+            return
+        subnet_id = next(one.subnet_id for one in self.cloud.subnets.values() if one.zone == instance.zone)
+        for _ in range(instance.limits.card_limit(card) + 1):
+            taken = [eni.attachment for eni in self.cloud.enis_of(instance.instance_id) if eni.attachment]
+            device = max((one.device for one in taken if one.card == card), default=-1) + 1
+            if self._try(lambda: self.cloud.create_network_interface(NewInterface(subnet_id))):
+                return  # the subnet is full
+            eni_id = list(self.cloud.enis)[-1]
+            full = sum(one.card == card for one in taken) >= instance.limits.card_limit(card)
+            code = self._try(
+                lambda eni=eni_id, at=device: self.cloud.attach_network_interface(eni, instance.instance_id, at, card)
+            )
+            if code == "InvalidNetworkInterfaceID.NotFound":
+                return  # its id is not known everywhere yet
+            assert code == ("AttachmentLimitExceeded" if full else "")
+            if full:
+                self._try(lambda eni=eni_id: self.cloud.delete_network_interface(eni))
+                return
+
+    @rule(pick=picks, number=st.integers(1, 4))
+    def ride_a_trunk(self, pick: int, number: int) -> None:
+        """A trunk, sometimes attached, and one branch more than there may be."""
+        subnet_id = self._subnet(pick)
+        if self._try(lambda: self.cloud.create_network_interface(NewInterface(subnet_id, interface_type="trunk"))):
+            return
+        trunk = list(self.cloud.enis)[-1]
+        if pick % 2:
+            self._try(lambda: self.cloud.attach_network_interface(trunk, self._instance(pick), 1))
+        for vlan in range(1, number + 1):
+            if self._try(lambda: self.cloud.create_network_interface(NewInterface(subnet_id))):
+                return
+            branch = list(self.cloud.enis)[-1]
+            self._try(
+                lambda branch=branch, vlan=vlan: self.cloud.associate_trunk_interface(branch, trunk, vlan_id=vlan)
+            )
+
+    @rule(pick=picks)
+    def leave_a_trunk(self, pick: int) -> None:
+        known = [*self.cloud.trunks, "trunk-assoc-00000000000000000"]
+        self._try(lambda: self.cloud.disassociate_trunk_interface(known[pick % len(known)]))
+
+    @rule(pick=picks, where=block, kind=st.sampled_from(["prefix", "explicit"]))
+    def reserve(self, pick: int, where: IPv4Network, kind: str) -> None:
+        subnet_id = self._subnet(pick)
+        kept = self.cloud.subnets[subnet_id].v4.reservations
+        if kept and pick % 2:
+            self._try(lambda: self.cloud.delete_subnet_cidr_reservation(kept[0].reservation_id))
+        else:
+            self._try(lambda: self.cloud.create_subnet_cidr_reservation(subnet_id, where, kind))
+
+    @rule(day=st.sampled_from(DAYS))
+    def change_the_day(self, day: dict[str, str]) -> None:
+        self.cloud.set_faults(change(NO_FAULTS, day))
+
+    @invariant()
+    def describes_never_invent_an_interface_or_lose_an_old_one(self) -> None:
+        if not hasattr(self, "cloud"):
+            return
+        listed, now = self.cloud.listed_enis(), self.cloud.now
+        assert set(listed) == {eni.eni_id for eni in self.cloud.enis.values() if eni.visible_at <= now}
+        if self.cloud.faults == NO_FAULTS and not any(eni.stale_until > now for eni in self.cloud.enis.values()):
+            assert all(listed[eni_id].networks == self.cloud.enis[eni_id].networks for eni_id in listed)
 
     @rule(pick=picks, force=st.booleans())
     def detach(self, pick: int, force: bool) -> None:
@@ -218,7 +311,24 @@ class CloudMachine(RuleBasedStateMachine):
 
 
 TestCloudMachine = CloudMachine.TestCase
-TestCloudMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestCloudMachine.settings = settings(max_examples=30, stateful_step_count=50, deadline=None)
+
+
+def test_the_machine_gets_to_every_limit_and_mostly_succeeds() -> None:
+    found: Counter[str] = Counter()
+
+    class Counting(CloudMachine):
+        def teardown(self) -> None:
+            found.update(self.outcomes)
+
+    run_state_machine_as_test(
+        Counting, settings=settings(max_examples=25, stateful_step_count=50, deadline=None, derandomize=True)
+    )
+    assert set(found) >= {
+        "", "AttachmentLimitExceeded", "InvalidNetworkInterfaceID.NotFound", "PrivateIpAddressLimitExceeded",
+        "InvalidParameterValue",
+    }, found  # fmt: skip
+    assert found["AttachmentLimitExceeded"] >= 5 and found[""] > sum(found.values()) / 4, found
 
 
 def test_the_invariants_notice_broken_books() -> None:

@@ -24,6 +24,7 @@ def violations(world: World) -> list[str]:
         *(line for subnet in world.subnets.values() for line in _books(world, subnet)),
         *(line for eni in world.enis.values() for line in _interface(world, eni)),
         *_slots(world),
+        *_trunks(world),
     ]
 
 
@@ -98,13 +99,35 @@ def _slots(world: World) -> Iterator[str]:
                 yield f"{instance_id}: {number} interfaces on card {card} of a {limits.instance_type}"
 
 
+def _trunks(world: World) -> Iterator[str]:
+    branches = Counter(one.branch_id for one in world.trunks.values())
+    keys = Counter((one.trunk_id, one.vlan_id, one.gre_key) for one in world.trunks.values())
+    for found, number in (*branches.items(), *keys.items()):
+        if number > 1:
+            yield f"{found} is on {number} trunks or in {number} places of one"
+    for one in world.trunks.values():
+        trunk, branch = world.enis.get(one.trunk_id), world.enis.get(one.branch_id)
+        if trunk is None or trunk.interface_type != "trunk" or branch is None or branch.interface_type != "branch":
+            yield f"{one.association_id} does not join a branch to a trunk"
+    for permission in world.permissions.values():
+        if permission.eni_id not in world.enis:
+            yield f"{permission.permission_id} is about an interface that is gone"
+
+
 def fingerprint(world: World) -> str:
     """The whole state as text, to show that a refused call has changed nothing. Random state is not part of it."""
-    tables = (world.vpcs, world.groups, world.instances, world.enis, world.attachments, world.tokens)
+    things = (world.vpcs, world.groups, world.instances, world.enis, world.attachments)
+    relations = (world.tokens, world.trunks, world.permissions)
     spaces = [
-        (subnet.subnet_id, subnet.tags, sorted(space.owners.items()), sorted(space.block_owners.items()))
+        (
+            subnet.subnet_id,
+            subnet.tags,
+            sorted(space.owners.items()),
+            sorted(space.block_owners.items()),
+            space.reservations,
+        )
         for subnet in world.subnets.values()
         for space in (subnet.v4, subnet.v6)
         if space is not None
     ]
-    return repr((tables, spaces))
+    return repr((things, relations, spaces))
