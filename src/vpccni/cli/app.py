@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vpccni import __version__
-from vpccni.cli import instance_types, lab, maxpods, settings
+from vpccni.cli import instance_types, lab, maxpods, settings, why
 from vpccni.cli.output import EXIT_BAD_INPUT, Session, refuse, session
 from vpccni.errors import VpcCniError
 
@@ -29,6 +29,7 @@ app.add_typer(lab.app, name="lab")
 app.command("max-pods", context_settings={"help_option_names": ["-h", "--help"]})(maxpods.max_pods)
 app.command("instance-types")(instance_types.instance_types)
 app.add_typer(settings.app, name="settings")
+app.command("why")(why.why)
 
 
 @app.callback(invoke_without_command=True)

@@ -18,13 +18,14 @@ from typing import Literal
 from vpccni.core.steps import Step, Wait
 from vpccni.errors import CloudError, InputError, VpcCniError
 
-Kind = Literal["refusal", "wait", "step", "ec2", "start", "correction"]
+Kind = Literal["refusal", "wait", "step", "failure", "ec2", "start", "correction"]
 
 CAPACITY = 2000
 TEXT_LIMIT = 1000  # characters of a sentence or of one piece of evidence
 CHAIN_LIMIT = 10
 # Waits that a refusal of EC2's brought about; the others explain themselves.
 _OWN_REASON = frozenset({"eni-limit", "max-eni", "paused", "cordoned", "shrink-interval", "eni-young"})
+_WAITS_OF = {"subnet-hold": "AssignBlocks", "eni-full": "AssignBlocks", "attach-blocked": "AttachEni"}
 # Refusals that stay true although the step that met them ends in order: something else is tried next.
 _LASTING = frozenset({"subnet-empty", "subnet-fragmented", "address-limit"})
 # Waits before giving something back: no pod waits for these.
@@ -68,7 +69,7 @@ class Decisions:
         self._refused: dict[str, int] = {}  # pod -> its open refusal
         self._waits: dict[str, int] = {}  # code -> its open wait
         self._steps: dict[int, None] = {}  # steps that run
-        self._failure = 0  # the last refusal of EC2, until it gives something
+        self._failures: dict[str, int] = {}  # kind of step -> why it failed last, until one succeeds; the newest last
         self._start = 0  # what the start waits for
 
     # -- noting ----------------------------------------------------------------------------------------------------
@@ -77,10 +78,11 @@ class Decisions:
         """A request of a pod was refused or failed; the cause is what the daemon waits for or does at this moment."""
         because = self._cause_of_refusal(error)
         known = self._entries.get(self._refused.get(pod, 0))
-        if known is None or (known.code, known.because) != (error.error_code, because):
+        if known is None or known.code != error.error_code or not pod:
             known = self._add("refusal", error.error_code, str(error), because)
             known.pod = _short(pod)
         else:
+            known.because = because or known.because  # the cause may have been tried again meanwhile
             self._again(known, str(error))
         known.hint, known.container, known.evidence = _short(error.hint), _short(container), _evidence(error.evidence)
         if pod:
@@ -100,25 +102,29 @@ class Decisions:
         try:
             yield
         except VpcCniError as error:
-            self._end(entry.seq, f"failed: {error}")
-            if not self._failed_in(entry.seq):  # EC2 itself did not refuse: the step's own reason is the cause
-                self._failure = self._noted(error, "step", entry.seq)
+            self._end(entry.seq, "failed")
+            if self._failure_in(entry) is None:  # EC2 itself did not refuse: the step's own reason is the cause
+                self._fail(entry, self._noted(error, "failure", entry.seq))
             raise
         except BaseException:
             self._end(entry.seq, "given up")
             raise
         else:
-            lasting = self._failed_in(entry.seq) and self._entries[self._failure].code in _LASTING
+            failure = self._failure_in(entry)
+            lasting = failure is not None and failure.code in _LASTING
             self._end(entry.seq, "EC2 could not give what was asked for" if lasting else "done")
             if not lasting:
-                self._failure = 0
+                self._failures.pop(entry.code, None)
         finally:
             self._steps.pop(entry.seq, None)
             _step_of_this_task.reset(token)
 
     def ec2_failed(self, error: CloudError) -> None:
         """EC2 refused a call, or did not answer. Repeated refusals of one kind within a step are counted."""
-        self._failure = self._noted(error, "ec2", _step_of_this_task.get())
+        step = self._entries.get(_step_of_this_task.get())
+        seq = self._noted(error, "ec2", step.seq if step else 0)
+        if step is not None:  # what fails outside of steps (reconcile, tags) keeps no pod waiting
+            self._fail(step, seq)
 
     def waiting(self, waits: Sequence[Wait]) -> None:
         """What the plan waits for at this moment; waits that are no longer named are over."""
@@ -126,7 +132,7 @@ class Decisions:
         for code in [code for code in self._waits if code not in named]:
             self._end(self._waits.pop(code), "over")
         for code, wait in named.items():
-            because = 0 if code in _OWN_REASON else self._failure
+            because = 0 if code in _OWN_REASON else self._cause_of_wait(code)
             known = self._entries.get(self._waits.get(code, 0))
             if known is None or (because and because != known.because):
                 self._end(self._waits.get(code, 0), "over")
@@ -143,9 +149,6 @@ class Decisions:
         self._add("correction", kind, f"the reconciler made a correction: {kind}").ended_at = self._now()
 
     # -- reading ---------------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def newest(self, *, pod: str = "", since: float = 0.0, limit: int = CAPACITY) -> list[Decision]:
         """At most `limit` entries that happened after `since`, oldest first; with `pod` its own and their causes."""
@@ -192,14 +195,20 @@ class Decisions:
                 return wait.seq
         if telling:
             return telling[0].seq
-        failure = self._entries.get(self._failure)  # of a call that a running step makes again
-        if failure is not None and failure.because in self._steps:
-            return failure.seq
-        return next(iter(self._steps), 0)
+        failures = [self._entries[seq] for seq in self._failures.values() if seq in self._entries]
+        again = [failure.seq for failure in failures if failure.because in self._steps]  # a running step calls again
+        return next(iter(again), 0) or next(iter(self._steps), 0)
 
-    def _failed_in(self, step: int) -> bool:
-        failure = self._entries.get(self._failure)
-        return failure is not None and failure.because == step
+    def _cause_of_wait(self, code: str) -> int:
+        return self._failures.get(_WAITS_OF.get(code, ""), 0) or next(reversed(self._failures.values()), 0)
+
+    def _fail(self, step: Decision, failure: int) -> None:
+        self._failures.pop(step.code, None)
+        self._failures[step.code] = failure
+
+    def _failure_in(self, step: Decision) -> Decision | None:
+        failure = self._entries.get(self._failures.get(step.code, 0))
+        return failure if failure is not None and failure.because == step.seq else None
 
     def _noted(self, error: VpcCniError, kind: Kind, because: int, what: str = "") -> int:
         text = what or str(error)
