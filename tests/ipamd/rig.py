@@ -27,7 +27,7 @@ from vpccni.core.pacing import Pacer
 from vpccni.core.podnet import PodAddress
 from vpccni.core.podseen import ObservedPod
 from vpccni.core.pool import Pool
-from vpccni.errors import VpcCniError
+from vpccni.errors import NoAddress, VpcCniError
 from vpccni.ipamd import records, recovery, store
 from vpccni.ipamd.cloudcalls import CloudCalls, Pace
 from vpccni.ipamd.engine import Engine
@@ -181,6 +181,20 @@ class Process:
             self.rig.wired[key] = grant
             made.append(grant)
         self.engine.wake_if_low()
+        return made
+
+    async def arrive(self, count: int, patience_s: float = 120.0) -> list[Grant]:
+        """Pods arrive one by one and, as a kubelet does, ask again until there is an address."""
+        made: list[Grant] = []
+        deadline = self.rig.clock.now() + patience_s
+        while len(made) < count:
+            try:
+                made += await self.add(1)
+            except NoAddress:
+                if self.rig.clock.now() > deadline:
+                    raise
+                self.engine.wake()
+                await asyncio.sleep(1.0)
         return made
 
     async def drop(self, keys: Iterable[PodKey]) -> None:

@@ -70,8 +70,9 @@ def run(program: Coroutine[Any, Any, T]) -> T:
     try:
         return loop.run_until_complete(program)
     finally:
-        while tasks := asyncio.all_tasks(loop):
+        for _ in range(20):  # what is cancelled may have something to undo first
+            tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+            loop.run_until_complete(asyncio.sleep(1))
         loop.close()

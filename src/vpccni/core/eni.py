@@ -39,6 +39,7 @@ class Eni:
     usable_for_pods: bool = True
     trunk: bool = False
     efa: bool = False
+    efa_only: bool = False
     managed: bool = True
     created_at: float = 0.0
     blocks: tuple[Block, ...] = field(default=())

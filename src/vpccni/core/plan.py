@@ -56,7 +56,7 @@ def plan(
     nothing shrinks meanwhile. An ENI or block on its way out must have been withdrawn from the pool before.
     """
     steps: list[Step] = []
-    for card in limits.cards:
+    for card in _cards(pool, limits):
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         ledger = Ledger(pool, limits, targets.max_eni, card, now, pending)
         outdated = shrink.outdated(ledger, pool)
@@ -76,7 +76,7 @@ def prefixes_suffice(pool: Pool, targets: Targets, limits: NodeLimits, holds: Ho
     alone meet the targets."""
     if holds.no_prefix_until(now):
         return False
-    for card in limits.cards:
+    for card in _cards(pool, limits):
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         if wanted.short(pool.tally(now, card, prefixes_only=True)) > 0:
             return False
@@ -85,7 +85,7 @@ def prefixes_suffice(pool: Pool, targets: Targets, limits: NodeLimits, holds: Ho
 
 def low_watermark(pool: Pool, targets: Targets, limits: NodeLimits, now: float) -> bool:
     """Whether the pool is short of addresses, room or not. O(ENIs); called after every ADD."""
-    for card in limits.cards:
+    for card in _cards(pool, limits):
         if demand(targets, limits, pool.mode, pool.version, card).short(pool.tally(now, card)) > 0:
             return True
     return False
@@ -98,6 +98,13 @@ def next_wake(steps: Sequence[Step], pool: Pool, now: float) -> float | None:
     if rest is not None:
         times.append(rest)
     return min((time for time in times if time > now), default=None)
+
+
+def _cards(pool: Pool, limits: NodeLimits) -> list[int]:
+    """The cards that carry pods: not those that were given to EFA alone (Amazon VPC CNI 1.23)."""
+    efa_only = {held.eni.card for held in pool.held() if held.eni.efa_only}
+    managed = {held.eni.card for held in pool.held() if held.eni.managed}
+    return [card for card in limits.cards if card == 0 or card not in efa_only - managed]
 
 
 def _resume(pool: Pool, targets: Targets, limits: NodeLimits, card: int, holds: Holds, now: float) -> list[Step]:

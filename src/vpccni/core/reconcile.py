@@ -135,7 +135,7 @@ def _additions(held: HeldEni | None, seen: Eni, unsettled: Container[object]) ->
     as_known = replace(seen, blocks=(), created_at=held.eni.created_at, subnet=seen.subnet or held.eni.subnet)
     if as_known != held.eni:
         fields = ("mac", "card", "device", "subnet_id", "subnet", "primary_address", "table")
-        flags = ("primary", "usable_for_pods", "trunk", "efa", "managed")
+        flags = ("primary", "usable_for_pods", "trunk", "efa", "efa_only", "managed")
         changes = [
             f"{name} is {getattr(as_known, name)}, was {getattr(held.eni, name)}"
             for name in (*fields, *flags)

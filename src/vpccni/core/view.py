@@ -98,6 +98,7 @@ def eni_of(interface: Interface, policy: NodePolicy, view: View, created_at: flo
         usable_for_pods=ours and not trunk and not excluded and attachment.status == "attached",
         trunk=trunk,
         efa=interface.interface_type == "efa",
+        efa_only=interface.interface_type == "efa-only",
         managed=ours,
         created_at=created_at,
         blocks=blocks_of(interface),

@@ -170,5 +170,7 @@ class Engine:
     async def _sleep_until(self, at: float) -> None:
         delay_s = max(0.0, at - self._clock.now())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), delay_s)
+            # Not wait_for: until Python 3.12 it forgets a cancellation that arrives together with the event.
+            async with asyncio.timeout(delay_s):
+                await self._event.wait()
         self._event.clear()

@@ -23,6 +23,7 @@ SUBNET_FULL = frozenset({"subnet-empty", "subnet-fragmented"})
 PREFIX_SIZE = 16
 FIRST_S, SUBNET_LAST_S, CALL_LAST_S = 1.0, 120.0, 60.0
 SUBNET_FIRST_S = 10.0
+LOCAL_FAILURES = 3  # a wait of 4 to 8 s at most
 
 
 @dataclass(slots=True)
@@ -126,6 +127,8 @@ class HoldBook:
         code = error.aws_code if isinstance(error, CloudError) else ""
         # A call that may come through later stops all calls for a moment; one that is refused stops its own kind.
         backoff = self._attach if attaching and code not in THROTTLES else self._calls
+        if error.error_code.startswith("eniconfig"):  # asks nobody but the disk
+            backoff.failures = min(backoff.failures, LOCAL_FAILURES)
         until = backoff.failed(now, self.rng)
         facts = {"code": error.error_code, "aws_code": code, "again_in_s": round(until - now, 1), **error.evidence}
         log.warning("%s", error, extra={"facts": facts})

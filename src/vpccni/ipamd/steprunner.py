@@ -92,9 +92,10 @@ class StepRunner:
 
     async def reconcile(self) -> list[str]:
         """End what stayed open, compare the pool with EC2 and correct it; the kinds of corrections made."""
-        for eni_id in await self._sagas.retry_open():
-            if self._pool.eni(eni_id) is not None:
-                self._pool.remove_eni(eni_id, lost=True)
+        if not self._holds.paused:
+            for eni_id in await self._sagas.retry_open():
+                if self._pool.eni(eni_id) is not None:
+                    self._pool.remove_eni(eni_id, lost=True)
         kinds = await self._view.reconcile(self._pool, self._sagas.busy)
         self._side.subnets = self._view.subnet_cidrs
         await self._side.keep(self._view.routed(self._pool), self._sagas.busy())
