@@ -7,7 +7,7 @@ PYTEST := $(VENV)/python -m pytest
 BENCH_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: help demo test test-long lint format bench lock bootstrap clean
+.PHONY: help demo test test-long test-runtimes lint format bench lock bootstrap clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -18,10 +18,14 @@ demo:  ## a VPC in a box, two nodes, pods with VPC addresses, real packets (root
 	@$(VENV)/vpccni lab demo
 
 test: lint  ## linters, types, import contracts and every test that is not marked long (root for the real packets)
-	$(PYTEST) -m "not long" $(TEST_ARGS)
+	$(PYTEST) -m "not long and not runtimes" $(TEST_ARGS)
 
 test-long: lint  ## everything, also what takes minutes
-	$(PYTEST) $(TEST_ARGS)
+	$(PYTEST) -m "not runtimes" $(TEST_ARGS)
+
+test-runtimes:  ## containerd, podman, libcni and the reference plugins call the installed plugin (root, Debian)
+	@scripts/runtimes
+	$(PYTEST) -m runtimes tests/runtimes $(TEST_ARGS)
 
 lint: bootstrap  ## ruff, mypy --strict, import contracts
 	$(VENV)/ruff check .
