@@ -24,10 +24,12 @@ _CODE = re.compile(r"\[([a-z0-9-]+)\]")
 
 
 class Churn:
-    """One run. `doubled` are addresses that a second pod got while the first had it, `stuck` are DELs that failed."""
+    """One run. `most` is how many pods are wanted; `doubled` are addresses that a second pod got while the first had
+    them, `stuck` are DELs that failed."""
 
     def __init__(self, pods: Pods, nodes: list[str], most: int, seed: int) -> None:
-        self._pods, self._nodes, self._most, self._seed = pods, nodes, most, seed
+        self._pods, self._nodes, self._seed = pods, nodes, seed
+        self.most = most
         self._lock = threading.Lock()
         self._left = self._serial = 0
         self.living: dict[str, PodRecord] = {}
@@ -66,7 +68,7 @@ class Churn:
     def _victim(self, rng: random.Random) -> PodRecord | None:
         """A pod to end, already struck from the book: from the moment of its DEL its address is anybody's."""
         # The fuller, the likelier: refused ADDs do not drain the nodes, and full nodes are not spared either.
-        if rng.random() >= 0.1 + 0.6 * len(self.living) / self._most or not self.living:
+        if rng.random() >= 0.1 + 0.6 * len(self.living) / self.most or not self.living:
             return None
         pod = self.living.pop(rng.choice(sorted(self.living)))
         self.owners.pop(pod.addresses[0], None)  # a doubled address is struck once

@@ -150,3 +150,29 @@ def test_the_types_limit_of_ipv6_addresses_holds(box: Box) -> None:
     assert (
         len(box.ec2.assign_ipv6_addresses(NetworkInterfaceId=eni_id, Ipv6AddressCount=1)["AssignedIpv6Addresses"]) == 1
     )
+
+
+@evidence(row=32, source="D")
+def test_ipv6_is_asked_for_in_one_way_and_given_by_name_when_it_is_free(box: Box) -> None:
+    subnet = box.subnet(ipv6=True)
+    eni_id, other = box.eni(subnet), box.eni(subnet)
+    assign = {"operation": "assign_ipv6_addresses", "NetworkInterfaceId": eni_id}
+    box.refused("InvalidParameterCombination", **assign)
+    box.refused("InvalidParameterCombination", Ipv6AddressCount=1, Ipv6PrefixCount=1, **assign)
+    box.refused("InvalidParameterValue", Ipv6Addresses=["2001:db8::1"], **assign)  # EC2's own
+    box.refused("InvalidParameterValue", Ipv6Addresses=["2001:db8:1::5"], **assign)
+    box.refused("InvalidParameterValue", Ipv6Prefixes=["2001:db8::/96"], **assign)
+    box.ec2.assign_ipv6_addresses(NetworkInterfaceId=other, Ipv6Prefixes=["2001:db8:0:0:7::/80"])
+    box.refused("InvalidIPAddress.InUse", Ipv6Addresses=["2001:db8:0:0:7::9"], **assign)
+    box.refused("InvalidIPAddress.InUse", Ipv6Prefixes=["2001:db8:0:0:7::/80"], **assign)
+    answer = box.ec2.assign_ipv6_addresses(NetworkInterfaceId=eni_id, Ipv6Addresses=["2001:db8::50"])
+    assert answer["AssignedIpv6Addresses"] == ["2001:db8::50"]
+
+
+@evidence(row=32, source="D")
+def test_ipv6_that_an_interface_does_not_hold_is_not_unassigned(box: Box) -> None:
+    eni_id = box.eni(box.subnet(ipv6=True), Ipv6AddressCount=1)
+    unassign = {"operation": "unassign_ipv6_addresses", "NetworkInterfaceId": eni_id}
+    box.refused("InvalidParameterValue", Ipv6Addresses=["2001:db8::99"], **unassign)
+    box.refused("InvalidParameterValue", Ipv6Prefixes=["2001:db8:0:0:7::/80"], **unassign)
+    box.refused("InvalidParameterCombination", **unassign)

@@ -114,7 +114,7 @@ def test_ipv6_addresses_come_from_the_subnets_64(box: Box) -> None:
 
 
 @evidence(row=10, source="D")
-@pytest.mark.parametrize("kind", ["interface", "efa", "efa-only", "trunk"])
+@pytest.mark.parametrize("kind", ["interface", "efa", "efa-only", "trunk", "branch"])
 def test_interface_types_are_kept(box: Box, kind: str) -> None:
     assert box.describe(box.eni(box.subnet(), InterfaceType=kind))["InterfaceType"] == kind
 

@@ -7,6 +7,7 @@ import pytest
 from tests.lab.ec2.ec2_box import Box
 
 from vpccni.core.limits import limits
+from vpccni.lab.ec2 import filters as known
 
 evidence = pytest.mark.evidence
 
@@ -227,3 +228,28 @@ def test_vpcs_list_all_their_cidrs(box: Box) -> None:
     assert [block["CidrBlock"] for block in found["CidrBlockAssociationSet"]] == ["10.20.0.0/16", "100.64.0.0/16"]
     assert {block["CidrBlockState"]["State"] for block in found["CidrBlockAssociationSet"]} == {"associated"}
     box.refused("InvalidVpcID.NotFound", "describe_vpcs", VpcIds=["vpc-0123456789abcdef0"])
+
+
+@evidence(row=36, source="D")
+@pytest.mark.parametrize(
+    ("operation", "table"),
+    [
+        ("describe_network_interfaces", known.INTERFACE),
+        ("describe_subnets", known.SUBNET),
+        ("describe_vpcs", known.VPC),
+        ("describe_security_groups", known.GROUP),
+        ("describe_instances", known.INSTANCE),
+        ("describe_tags", known.TAG),
+        ("describe_trunk_interface_associations", known.TRUNK),
+        ("describe_network_interface_permissions", known.PERMISSION),
+    ],
+)
+def test_every_documented_filter_is_taken_and_matches_nothing_by_accident(
+    box: Box, operation: str, table: known.Table
+) -> None:
+    subnet = box.subnet(ipv6=True)
+    box.attach(box.eni(subnet, InterfaceType="trunk", Ipv6AddressCount=1), box.instance(subnet))
+    for name in table:
+        answer = getattr(box.ec2, operation)(Filters=[{"Name": name, "Values": ["no such value"]}])
+        listed = [value for key, value in answer.items() if key not in ("ResponseMetadata", "NextToken")]
+        assert listed == [[]], name
