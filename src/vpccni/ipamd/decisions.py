@@ -25,7 +25,12 @@ TEXT_LIMIT = 1000  # characters of a sentence or of one piece of evidence
 CHAIN_LIMIT = 10
 # Waits that a refusal of EC2's brought about; the others explain themselves.
 _OWN_REASON = frozenset({"eni-limit", "max-eni", "paused", "cordoned", "shrink-interval", "eni-young"})
-_WAITS_OF = {"subnet-hold": "AssignBlocks", "eni-full": "AssignBlocks", "attach-blocked": "AttachEni"}
+_WAITS_OF = {
+    "subnet-hold": "AssignBlocks",
+    "subnet-fragmented": "AssignBlocks",
+    "eni-full": "AssignBlocks",
+    "attach-blocked": "AttachEni",
+}
 # Refusals that stay true although the step that met them ends in order: something else is tried next.
 _LASTING = frozenset({"subnet-empty", "subnet-fragmented", "address-limit"})
 # Waits before giving something back: no pod waits for these.
