@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Custom networking: pods live on ENIs in the subnet and security groups of the node's ENIConfig, never on the primary."""
+"""Custom networking: pods live on ENIs in the subnet and groups of the node's ENIConfig, never on the primary."""
 
 from __future__ import annotations
 

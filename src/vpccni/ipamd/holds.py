@@ -77,12 +77,18 @@ class HoldBook:
             cordoned=self.cordoned(),
         )
 
-    def succeeded(self, subnet_id: str, *, prefixes: bool = False) -> None:
-        """EC2 gave what was asked, `prefixes` or single addresses."""
-        self.last_error = None
+    def succeeded(self, subnet_id: str, now: float, addresses: int, *, prefixes: bool = False) -> None:
+        """EC2 gave what was asked: so many addresses, as `prefixes` or singly.
+
+        When they were the last that a subnet had, it is left alone as if it had refused.
+        """
         self._calls = _Backoff(FIRST_S, CALL_LAST_S)
+        free = self._free.pop(subnet_id, None)
+        if free is not None and not prefixes and free <= addresses:
+            self._subnets.setdefault(subnet_id, _Backoff(SUBNET_FIRST_S, SUBNET_LAST_S)).failed(now, self.rng)
+            return
+        self.last_error = None
         self._subnets.pop(subnet_id, None)
-        self._free.pop(subnet_id, None)
         if prefixes:
             self._fragmented.pop(subnet_id, None)
             self._attach_prefixes = _Backoff(SUBNET_FIRST_S, SUBNET_LAST_S)

@@ -122,7 +122,8 @@ class StepRunner:
         self._view.changed(networks)
         self._take_singles(step.kind)
         self._pool.add_blocks(step.eni_id, map(Block, networks))
-        self._holds.succeeded(subnet_id, prefixes=step.kind is BlockKind.PREFIX)
+        given = sum(network.num_addresses for network in networks)
+        self._holds.succeeded(subnet_id, self._clock.now(), given, prefixes=step.kind is BlockKind.PREFIX)
 
     async def _attach(self, step: AttachEni) -> None:
         choice = await self._placement.choose()
@@ -130,14 +131,16 @@ class StepRunner:
         no_prefix = False
         prefixes = step.kind is BlockKind.PREFIX
         counts = [step.count, 1] if prefixes and step.count > 1 else [step.count]
-        fragmented = self._holds.now_holding().fragmented
+        holding, now = self._holds.now_holding(), self._clock.now()
         for wanted in counts:
             for subnet in choice.subnets:
                 # One address goes to the ENI itself, so a subnet with a single free one is of no use.
                 count = wanted if prefixes else min(wanted, subnet.free_addresses - 1)
                 if self._pool.version == 4 and (count <= 0 or subnet.free_addresses < count + 1):
                     continue
-                if prefixes and fragmented.get(subnet.subnet_id, 0.0) > self._clock.now():
+                if holding.subnets.get(subnet.subnet_id, 0.0) > now:
+                    continue
+                if prefixes and holding.fragmented.get(subnet.subnet_id, 0.0) > now:
                     no_prefix = True
                     continue
                 new = NewEni(
@@ -172,7 +175,8 @@ class StepRunner:
         self._view.remember(interface)
         self._take_singles(kind)
         self._pool.add_eni(self._view.eni_of(interface, self._clock.now()))
-        self._holds.succeeded(subnet_id, prefixes=kind is BlockKind.PREFIX)
+        given = len(interface.addresses) + 1
+        self._holds.succeeded(subnet_id, self._clock.now(), given, prefixes=kind is BlockKind.PREFIX)
         self._holds.attached()
 
     def _take_singles(self, kind: BlockKind) -> None:
