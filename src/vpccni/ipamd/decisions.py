@@ -247,8 +247,8 @@ class Decisions:
             self._entries.move_to_end(each.seq)
 
     def _forget(self, entry: Decision) -> None:
-        for index in (self._refused, self._waits):
-            for name in [name for name, seq in index.items() if seq == entry.seq]:
+        for index, name in ((self._refused, entry.pod), (self._waits, entry.code)):
+            if index.get(name) == entry.seq:
                 del index[name]
         self._steps.pop(entry.seq, None)
 
