@@ -101,7 +101,7 @@ class _Reader:
         """`a ? b : c` and everything that binds stronger."""
         if depth > _MOST_DEPTH:
             raise ExpressionError("too many parentheses")
-        condition = self._logic(("||",), depth)
+        condition = self._either(depth)
         if not self._accept("?"):
             return condition
         yes = self.choice(depth + 1)
@@ -109,20 +109,25 @@ class _Reader:
         no = self.choice(depth + 1)
         return yes if _truth(condition) else no
 
-    def _logic(self, operators: tuple[str, ...], depth: int) -> Value:
-        stronger = (lambda: self._logic(("&&",), depth)) if operators == ("||",) else (lambda: self._comparison(depth))
-        value = stronger()
-        while self.token in operators:
-            operator = self._next()
-            one, other = _truth(value), _truth(stronger())
-            value = (one or other) if operator == "||" else (one and other)
+    def _either(self, depth: int) -> Value:
+        value = self._both(depth)
+        while self._accept("||"):
+            other = _truth(self._both(depth))
+            value = _truth(value) or other
+        return value
+
+    def _both(self, depth: int) -> Value:
+        value = self._comparison(depth)
+        while self._accept("&&"):
+            other = _truth(self._comparison(depth))
+            value = _truth(value) and other
         return value
 
     def _comparison(self, depth: int) -> Value:
-        value = self._arithmetic(("+", "-"), depth)
+        value = self._sum(depth)
         while self.token in ("==", "!=", *_ORDER):
             operator = self._next()
-            other = self._arithmetic(("+", "-"), depth)
+            other = self._sum(depth)
             if operator in _ORDER:
                 value = _ORDER[operator](_number(value), _number(other))
             else:
@@ -131,13 +136,18 @@ class _Reader:
                 value = (value == other) == (operator == "==")
         return value
 
-    def _arithmetic(self, operators: tuple[str, ...], depth: int) -> Value:
-        sums = operators == ("+", "-")
-        stronger = (lambda: self._arithmetic(("*", "/", "%"), depth)) if sums else (lambda: self._unary(depth))
-        value = stronger()
-        while self.token in operators:
+    def _sum(self, depth: int) -> Value:
+        value = self._product(depth)
+        while self.token in ("+", "-"):
             operator = self._next()
-            value = _bounded(_ARITHMETIC[operator](_number(value), _number(stronger())))
+            value = _bounded(_ARITHMETIC[operator](_number(value), _number(self._product(depth))))
+        return value
+
+    def _product(self, depth: int) -> Value:
+        value = self._unary(depth)
+        while self.token in ("*", "/", "%"):
+            operator = self._next()
+            value = _bounded(_ARITHMETIC[operator](_number(value), _number(self._unary(depth))))
         return value
 
     def _unary(self, depth: int) -> Value:
