@@ -53,6 +53,8 @@ RATES: Mapping[str, Rate] = {
 }
 
 FIRST_S, LAST_S = 5.0, 120.0  # windows without a hint
+FIRST_READ_S = 15.0
+MARGIN_S = 15.0  # after the last refusal of a read, for which the queue is still taken to have been full
 QUIET_S = 300.0  # without a refusal for so long, the next one begins a new episode
 SPACING_S = 1.0  # between two calls of an action that is being refused
 
@@ -106,9 +108,14 @@ class Pacer:
 
     def admitted(self, action: str, now: float) -> None:
         """EC2 took a token and looked at the call; whether it then did what was asked is another matter."""
-        self._actions.pop(action, None)
+        state = self._actions.pop(action, None)
         if not is_read(action):
             self._served = True
+        elif state is not None and not self._served and not self.fleet and self._began is not None:
+            # Queued for a read: as many as were admitted before will be before us where changes are admitted.
+            slower = rate_of(action).refill_per_s / CHANGE.refill_per_s
+            seen_empty = self._refused_at + MARGIN_S  # not later: there may be nobody left
+            self._slot = max(self._slot, self._began + (min(now, seen_empty) - self._began) * slower)
 
     def refused(self, action: str, now: float, draw: float) -> float:
         """EC2 answered RequestLimitExceeded; until when calls of this action wait. `draw` is uniform in [0, 1)."""
@@ -117,7 +124,8 @@ class Pacer:
         self._refused_at = now
         began = now if self._began is None else self._began
         ahead_s = serving_s(self.fleet) - (now - began)
-        window_s = max(ahead_s, min(LAST_S, FIRST_S * 2 ** (state.refused - 1)))
+        first_s = FIRST_READ_S if is_read(action) and not self._served else FIRST_S
+        window_s = max(ahead_s, min(LAST_S, first_s * 2 ** (state.refused - 1)))
         state.until = now + 1.0 / rate_of(action).refill_per_s + draw * window_s
         if ahead_s > 0 and not self._served:
             self._slot = state.until  # whatever else this node wants, as many others want it too

@@ -227,14 +227,20 @@ class OurNode(Node):
         except CloudError as error:
             if error.aws_code not in SUBNET_FULL:
                 raise
-            yield from self._know_subnets(anew=True)
-            free = self._subnets[eni.subnet_id].free_addresses
-            self.holds.subnet_has(eni.subnet_id, free, self.timeline.now, error)
+            yield from self._subnet_full(eni.subnet_id, step, error)
             return
         new = self.pool.add_blocks(step.eni_id, map(Block, networks))
-        self.record.held.add(sum(block.size for block in new), self.timeline.now)
-        self.holds.succeeded(eni.subnet_id)
+        held, now = sum(block.size for block in new), self.timeline.now
+        self.record.held.add(held, now)
+        self.holds.succeeded(eni.subnet_id, now, held, prefixes=step.kind is BlockKind.PREFIX)
         self._grown()
+
+    def _subnet_full(self, subnet_id: str, step: AssignBlocks, error: CloudError) -> Process[None]:
+        if step.kind is BlockKind.PREFIX:
+            self.holds.no_prefix_in(subnet_id, step.count, self.timeline.now, error)
+            return
+        yield from self._know_subnets(anew=True)
+        self.holds.subnet_has(subnet_id, self._subnets[subnet_id].free_addresses, self.timeline.now, error)
 
     def _attach(self, step: AttachEni) -> Process[None]:
         candidates = yield from self._know_subnets()
@@ -252,10 +258,14 @@ class OurNode(Node):
                 refusal = error
                 continue
             yield from self._hang(interface, step.card)
-            self.holds.succeeded(subnet.subnet_id)
+            prefixes = step.kind is BlockKind.PREFIX
+            self.holds.succeeded(subnet.subnet_id, self.timeline.now, step.count, prefixes=prefixes)
             self.holds.attached()
             return
-        assert refusal is not None
+        assert refusal is not None, "no subnet was eligible"
+        if step.kind is BlockKind.PREFIX:
+            self.holds.no_prefix_anywhere(self.timeline.now, refusal)
+            return
         raise refusal
 
     def _hang(self, created: Interface, card: int) -> Process[None]:

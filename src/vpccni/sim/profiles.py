@@ -35,22 +35,23 @@ def web(load: Load) -> Iterator[Life]:
     mean_life_s = 5 * 3600.0
     roll_out = rng.uniform(0.0, DAY_S)
     for _ in range(round(base)):
-        yield 0.0, _until(rng.expovariate(1 / mean_life_s), roll_out, rng)
+        yield 0.0, _until(0.0, rng.expovariate(1 / mean_life_s), roll_out, rng)
     t = 0.0
     peak_rate = base * 1.5 / mean_life_s
     while (t := t + rng.expovariate(peak_rate)) < load.duration_s:
         hours = 1.0 + 0.4 * math.sin(2 * math.pi * (t / DAY_S - 0.3))
         if rng.random() < hours / 1.5:
-            yield t, _until(t + rng.expovariate(1 / mean_life_s), roll_out, rng)
+            yield t, _until(t, t + rng.expovariate(1 / mean_life_s), roll_out, rng)
     replaced = round(base * 0.5)
     for number in range(replaced):
         at = roll_out + 120.0 * number / replaced
         yield at, at + rng.expovariate(1 / mean_life_s)
 
 
-def _until(ends_at: float, roll_out: float, rng: random.Random) -> float:
+def _until(start: float, ends_at: float, roll_out: float, rng: random.Random) -> float:
     """Half of what lives at the roll-out ends in it."""
-    return roll_out + rng.uniform(0.0, 120.0) if ends_at > roll_out and rng.random() < 0.5 else ends_at
+    in_it = start < roll_out < ends_at and rng.random() < 0.5
+    return roll_out + rng.uniform(0.0, 120.0) if in_it else ends_at
 
 
 def batch(load: Load) -> Iterator[Life]:

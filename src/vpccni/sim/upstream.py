@@ -3,12 +3,13 @@
 
 Knows its ticks of 5 s, its one call per tick, "n, then 1", its order of EC2 calls and the retries of its SDK. Must never
 be part of the product. Charitable where in doubt: no restarts of the container when start-up calls are throttled, no
-work for reconcile, ticks on time.
+work for reconcile, no ENI undone because one of the later calls was throttled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
@@ -158,13 +159,13 @@ class UpstreamNode(Node):
 
     def _start_up(self) -> Process[None]:
         ec2, account, instance = self.account.ec2, self.account, self.instance
-        for action, effect in (
-            ("DescribeNetworkInterfaces", lambda: ec2.attached(instance.instance_id)),
-            ("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone)),
-            ("CreateTags", lambda: ec2.tag(instance.primary_eni_id, {"node.k8s.amazonaws.com/instance_id": "sim"})),
-            ("ModifyNetworkInterfaceAttribute", lambda: None),  # the groups that it has already
-        ):
-            yield from self._until_done(action, effect)
+        yield from self._until_done("DescribeNetworkInterfaces", lambda: ec2.attached(instance.instance_id))
+        with suppress(CloudError):  # logged only
+            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+        with suppress(CloudError):
+            yield from self._call("CreateTags", lambda: None)
+        with suppress(CloudError):  # the security groups of the primary ENI
+            yield from self._call("ModifyNetworkInterfaceAttribute", lambda: None)
         primary = ec2.interfaces([instance.primary_eni_id])[0]
         self._groups = primary.security_groups
         self.store.add_eni(StoredEni(primary.eni_id, True, self.timeline.now, primary.subnet_id))
@@ -223,7 +224,8 @@ class UpstreamNode(Node):
         ec2, account, instance_id = self.account.ec2, self.account, self.instance.instance_id
         subnet_id = self.instance.subnet_id
         singles, prefixes = self._counts(count)
-        yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+        with suppress(CloudError):  # then the primary subnet is used
+            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
         created = yield from self._call(
             "CreateNetworkInterface",
             lambda: ec2.create(
@@ -244,15 +246,13 @@ class UpstreamNode(Node):
         except CloudError:
             yield from self._delete(eni_id, held)
             raise
-        try:
+        with suppress(CloudError):  # it would detach and delete the ENI again
             yield from self._call(
                 "ModifyNetworkInterfaceAttribute", lambda: ec2.delete_on_termination(eni_id, attachment)
             )
-        except CloudError:
-            yield from self._detach_and_delete(eni_id, attachment, held)
-            raise
         yield from self._seen_in_metadata(created)
-        yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+        with suppress(CloudError):
+            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
         stored = StoredEni(eni_id, False, self.timeline.now, subnet_id)
         self.store.add_eni(stored)
         for block in blocks_of(created):
