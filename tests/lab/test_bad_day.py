@@ -136,7 +136,7 @@ def _up(lab: Lab, tmp_path: Path, seed: int, prefixes: str = "false") -> Churn:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("prefixes", ["false", "true"])
+@pytest.mark.parametrize("prefixes", ["false", pytest.param("true", marks=pytest.mark.long)])
 def test_three_hundred_adds_and_dels_on_a_bad_day_lose_double_and_leak_nothing(
     lab: Lab, tmp_path: Path, prefixes: str
 ) -> None:
@@ -157,7 +157,7 @@ def test_three_hundred_adds_and_dels_on_a_bad_day_lose_double_and_leak_nothing(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_ten_thousand_adds_and_dels_on_a_bad_day_lose_double_and_leak_nothing(
     lab: Lab, tmp_path: Path, seed: int
 ) -> None:
