@@ -56,13 +56,17 @@ class Box:
         return done.stdout
 
     def up(self, node_count: int, instance_type: str, plugins: Sequence[str] = PLUGINS, **settings: str) -> None:
-        """Bring it up with reference plugins on every node. The daemons start anew when these are there, because they
-        say in the conflist what they found."""
-        words = [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
-        self.lab("up", "--nodes", str(node_count), "--instance-type", instance_type, *words)
+        """Bring it up with reference plugins on every node. Settings come with a second start of the daemons, because
+        some ask for plugins that a fresh node of the lab has not."""
+        self.lab("up", "--nodes", str(node_count), "--instance-type", instance_type)
         for node in nodes.node_names(self.state):
             self.machine(node).install_plugins(*plugins)
-            self.restart_daemon(node)
+            self.restart_daemon(node, **settings)
+
+    def status(self) -> dict[str, Any]:
+        """What there is: nodes, hosts outside, subnets."""
+        status: dict[str, Any] = json.loads(self.lab("status", "-o", "json"))
+        return status
 
     def node(self, name: str) -> dict[str, Any]:
         """Instance, addresses and interfaces of a node."""
@@ -117,6 +121,11 @@ class Box:
         """Addresses that the node's daemon says pods have."""
         return {pod["IP"] for pod in nodes.introspect(self.state, node, "/v1/pods").values()}
 
+    def free(self, node: str) -> int:
+        """Addresses of the node that no pod has; some may be cooling."""
+        pool = nodes.introspect(self.state, node, "/v1/enis")
+        return int(pool["TotalIPs"]) - int(pool["AssignedIPs"])
+
     def addresses_by_device(self, node: str) -> dict[int, set[str]]:
         """Device number of each ENI of the node: the pod addresses that EC2 has given it."""
         enis = self.node(node)["enis"]
@@ -152,11 +161,10 @@ class Box:
             temporary.replace(shown)
 
     def calls(self, node: str) -> list[dict[str, Any]]:
-        """The recorded calls that have ended, in order; those that were killed have no `exit_code` and come first."""
+        """The recorded calls that have ended, in order; those that were killed never did."""
         path = self.machine(node).bin_dir / CALLS
         entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        ended = [entry for entry in entries if "exit_code" in entry]
-        return ended
+        return [entry for entry in entries if "exit_code" in entry]
 
     def begun(self, node: str) -> list[dict[str, Any]]:
         """The recorded calls that have begun, ended or not."""
@@ -169,7 +177,7 @@ class Box:
         (self.machine(node).bin_dir / CALLS).unlink(missing_ok=True)
 
     def page_from(self, namespace: str, address: str, port: int) -> str:
-        """ "NAME saw ADDRESS" as a pod's server answers a program in one of the lab's namespaces, or the empty string."""
+        """What a pod's server answers a program in one of the lab's namespaces, as `Containerd.fetch`."""
         with namespace_handle(NETNS_DIR / namespace) as handle:
             sock = tcp_socket(handle)
         with sock:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import images
 from cri import Cri, CriError
 from node_machine import NodeMachine, Service
+
+T = TypeVar("T")
 
 UP_WITHIN_S = 15.0
 SERVE = f"httpd -p 80 -h /www; exec sleep {images.FOREVER_S}"
@@ -180,6 +182,13 @@ class Containerd:
             pod.container, "/bin/sh", "-c", images.FETCH.format(address=address, port=port)
         )
         return seen(printed) if code == 0 else ""
+
+
+def persist(make: Callable[[], T]) -> T:
+    """What kubelet does when a pod finds no address because the pool grows at this moment: it tries again."""
+    made: list[T] = []
+    wait_until(lambda: tried(lambda: made.append(make())), 10, "the runtime makes the pod")
+    return made[0]
 
 
 def seen(page: str) -> str:

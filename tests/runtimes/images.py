@@ -45,6 +45,14 @@ def write_box_image(path: Path) -> None:
             _file(archive, name, content)
 
 
+def write_pages(folder: Path) -> None:
+    """The image's pages, for a server outside of a container."""
+    page = folder / PAGE_PATH.lstrip("/")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_bytes(PAGE)
+    page.chmod(0o755)
+
+
 def _layer() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

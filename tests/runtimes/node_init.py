@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Process 1 of a node's machine: gives the mount namespace it was started in the face of a node, then waits to be killed.
+"""Process 1 of a node's machine: makes the mount namespace that it was started in look like a node, and waits.
 
 Knows mounts. Must never start anything itself: what runs on the node enters later, and dies with this process, because
 it is the first of its pid namespace. `node_machine` starts it with one JSON argument and reads "ready" from its output.

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -127,11 +127,11 @@ class NodeMachine:
         """Every process of the node's pid namespace."""
         if self.init is None or not self.init.alive():
             return []
-        own = os.readlink(f"/proc/{self.init.pid}/ns/pid")
+        own = Path(f"/proc/{self.init.pid}/ns/pid").readlink()
         records = []
         for pid in pids():
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/ns/pid") == own:
+                if Path(f"/proc/{pid}/ns/pid").readlink() == own:
                     records.append(ProcessRecord.of("on the node", pid))
         return records
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands before the plugins of a node and writes down each call: who, with which variables and configuration, what came.
+"""Stands before a plugin of a node and writes down each call: variables, configuration, result.
 
 Installed under a plugin's own name, the real one beside it as `.real-NAME`. Must never change a call: same environment,
 same standard input, same output and exit code. Runs on the system's Python, without the package.

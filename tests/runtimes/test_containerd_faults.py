@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from boxes import Box
-from containerd import Containerd, tried, wait_until
+from containerd import Containerd, persist, tried, wait_until
 from cri import CriError
 
 from vpccni.lab import nodes
@@ -41,7 +41,7 @@ def calls(box: Box) -> list[tuple[str, int]]:
 
 
 def test_a_full_node_refuses_in_words_that_say_what_to_do(runtime: Containerd, box: Box) -> None:
-    pods = [runtime.run_sandbox(f"p{n}") for n in range(ADDRESSES)]
+    pods = [persist(lambda n=n: runtime.run_sandbox(f"p{n}")) for n in range(ADDRESSES)]
     assert len({pod.address for pod in pods}) == ADDRESSES
     box.record("1", "aws-cni")
     with pytest.raises(CriError) as refused:

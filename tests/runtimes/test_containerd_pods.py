@@ -10,7 +10,7 @@ from itertools import permutations
 
 import pytest
 from boxes import Box
-from containerd import Containerd, CriPod, PodSpec, tried, wait_until
+from containerd import Containerd, CriPod, PodSpec, persist, tried, wait_until
 
 pytestmark = [pytest.mark.runtimes, pytest.mark.timeout(240)]
 
@@ -36,8 +36,8 @@ def test_pods_of_two_containerds_have_vpc_addresses_and_reach_each_other(
     runtimes: tuple[Containerd, Containerd], box: Box
 ) -> None:
     first, second = runtimes
-    pods = [(first, first.run_pod(f"a{n}")) for n in range(PER_ENI + 1)]
-    pods += [(second, second.run_pod(f"b{n}")) for n in range(PER_ENI + 1)]
+    pods = [(first, persist(lambda n=n: first.run_pod(f"a{n}"))) for n in range(PER_ENI + 1)]
+    pods += [(second, persist(lambda n=n: second.run_pod(f"b{n}"))) for n in range(PER_ENI + 1)]
     for node, mine in (("1", pods[: PER_ENI + 1]), ("2", pods[PER_ENI + 1 :])):
         held = box.addresses_by_device(node)
         devices = {next(device for device, addresses in held.items() if pod.address in addresses) for _, pod in mine}
@@ -55,7 +55,7 @@ def test_a_pod_on_a_secondary_eni_is_cut_off_without_its_source_rule(
 ) -> None:
     """The negative of the test above: a fetch can fail, and what is missing decides."""
     first, second = runtimes
-    pods = [first.run_pod(f"a{n}") for n in range(PER_ENI + 1)]
+    pods = [persist(lambda n=n: first.run_pod(f"a{n}")) for n in range(PER_ENI + 1)]
     away = second.run_pod("b")
     held = box.addresses_by_device("1")
     primary, secondary = (next(pod for pod in pods if pod.address in held[device]) for device in (0, 1))

@@ -24,6 +24,10 @@ NETWORK_NAME = "aws-cni"
 # newest of the list that it speaks, and with 1.1.0 gains STATUS and GC.
 CNI_VERSION = "1.0.0"
 CNI_VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
+# Reference plugins 1.1.1: the CHECK of portmap misses an IPv6 chain for each IPv4 pod with a hostPort, that of bandwidth
+# crashes on each pod without a limit. A runtime that believed them would end healthy pods, and the file can only
+# switch CHECK off for the whole list.
+CHECK_REFUSES_HEALTHY = frozenset({"portmap", "bandwidth"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class ConflistOptions:
     """What of the settings ends up in the file. `mtu` is POD_MTU, or else the ENIs' MTU.
 
     `bandwidth` is ENABLE_BANDWIDTH_PLUGIN, `disable_pod_v6` is DISABLE_POD_V6; `port_mappings` (hostPort) is on as in
-    the Amazon VPC CNI and needs the `portmap` binary, without which it is left out.
+    the Amazon VPC CNI and needs the `portmap` binary, without which it is left out. CHECK is disabled with
+    `disable_check`, and always beside a plugin of `CHECK_REFUSES_HEALTHY`.
     """
 
     veth_prefix: str = "eni"
@@ -68,11 +73,12 @@ def render(options: ConflistOptions, plugins_present: Collection[str]) -> bytes:
     if options.disable_pod_v6:
         names = ("all", "default", "lo")
         plugins.append({"type": "tuning", "sysctl": {f"net.ipv6.conf.{name}.disable_ipv6": "1" for name in names}})
+    unsound_check = any(plugin["type"] in CHECK_REFUSES_HEALTHY for plugin in plugins)
     conflist = {
         "cniVersion": CNI_VERSION,
         "cniVersions": list(CNI_VERSIONS),
         "name": NETWORK_NAME,
-        "disableCheck": options.disable_check,
+        "disableCheck": options.disable_check or unsound_check,
         "plugins": plugins,
     }
     return msgspec.json.format(msgspec.json.encode(conflist), indent=2) + b"\n"
