@@ -56,6 +56,7 @@ FIRST_S, LAST_S = 5.0, 120.0  # windows without a hint
 FIRST_READ_S = 15.0
 MARGIN_S = 15.0  # after the last refusal of a read, for which the queue is still taken to have been full
 QUIET_S = 300.0  # without a refusal for so long, the next one begins a new episode
+GATHER_S = 2.0  # Amazon VPC CNI 1.23 looks every 5 s, which gathers too, but also when nothing is left
 SPACING_S = 1.0  # between two calls of an action that is being refused
 
 
@@ -67,6 +68,12 @@ def rate_of(action: str) -> Rate:
 def is_read(action: str) -> bool:
     """Whether the action changes nothing."""
     return action.startswith(READ_VERBS)
+
+
+def act_at(short_since: float, available: int, spare: int, now: float) -> float:
+    """When a pool that is short is to grow: at once when nothing is available, for a pod is being refused; else a
+    moment after it became short, so that one call brings what pods that come together need."""
+    return now if available * 2 < spare else max(now, short_since + GATHER_S)
 
 
 def serving_s(fleet: int, rate: Rate = CHANGE) -> float:
@@ -95,13 +102,19 @@ class Pacer:
     _refused_at: float = float("-inf")
     _served: bool = False  # a change was admitted in this episode
 
+    def free_at(self, action: str, now: float) -> float:
+        """When a call could be made; nothing is reserved. A step whose first call must wait is better planned anew at
+        that time than begun now: what the node needs by then goes into one call."""
+        state = self._actions.get(action)
+        return max(now, self._slot, state.until if state else 0.0)
+
     def reserve(self, action: str, now: float) -> float:
         """When the call may be made: `now`, or later while EC2 refuses. Every call reserves once, then is made."""
         if self._began is None or (now - self._refused_at > QUIET_S and self._served):
             self._began = now
             self._served = False
+        at = self.free_at(action, now)
         state = self._actions.get(action)
-        at = max(now, self._slot, state.until if state else 0.0)
         if state is not None and state.refused:
             state.until = at + SPACING_S
         return at

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
+from math import inf
 from typing import TypeVar
 
 from vpccni.aws.failure import classify
@@ -97,17 +98,18 @@ class Account:
         """Raised when the interface's device shows up on its instance."""
         return self._links.setdefault(eni_id, Flag())
 
-    def settle(self, until: float) -> None:
-        """Let everything happen in EC2 that is due before a moment, each thing at its own time."""
-        cloud, timeline = self.cloud, self._timeline
-        while True:
-            due = cloud.next_event_at()
-            if due is None or due > until:
-                return
-            timeline.now = max(timeline.now, due)
-            for event in cloud.advance(timeline.now):
-                if isinstance(event, LinkAppears):
-                    timeline.raise_flag(self._links.setdefault(event.eni_id, Flag()))
+    def next_at(self) -> float:
+        """When the next thing happens in EC2; infinity: nothing will."""
+        due = self.cloud.next_event_at()
+        return inf if due is None else due
+
+    def step(self) -> None:
+        """Let it happen."""
+        timeline = self._timeline
+        timeline.now = max(timeline.now, self.next_at())
+        for event in self.cloud.advance(timeline.now):
+            if isinstance(event, LinkAppears):
+                timeline.raise_flag(self._links.setdefault(event.eni_id, Flag()))
 
     def forget_link(self, eni_id: str) -> None:
         """The interface is gone."""

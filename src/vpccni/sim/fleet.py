@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
+from math import inf
 
 from vpccni.aws.values import InstanceLimits
 from vpccni.core.limits import find
@@ -23,7 +24,7 @@ from vpccni.lab.cloud.faults import NO_FAULTS
 from vpccni.settings import Settings
 from vpccni.sim.account import Account
 from vpccni.sim.node import Node, Setup
-from vpccni.sim.ours import OurNode
+from vpccni.sim.ours import YOUNG_S, OurNode
 from vpccni.sim.record import POINTS, Record
 from vpccni.sim.timeline import Timeline
 from vpccni.sim.trace import PodEvent
@@ -39,7 +40,8 @@ class Job:
     """What to simulate. `subnets` are prefix lengths, () for as many /18 as the nodes can fill.
 
     `fleet_hint`: what a node is told about how many start with it, as a factor of the truth; 0 for nothing.
-    `boot_over_s`: nodes start within so many seconds. `until_ready`: end as soon as every node is ready.
+    `boot_over_s`: nodes start within so many seconds. `warm_up_s`: what is simulated before counting and time 0 begin;
+    events of the trace may have negative times. `until_ready`: end as soon as every node is ready.
     """
 
     settings: Settings
@@ -53,6 +55,7 @@ class Job:
     throttling: bool = True
     fleet_hint: float = 1.0
     boot_over_s: float = 0.0
+    warm_up_s: float = 0.0
     confirm_s: float = 3600.0
     until_ready: bool = False
     label: str = field(default="")
@@ -90,7 +93,7 @@ def setup_of(job: Job) -> Setup:
         targets=targets,
         limits=NodeLimits(limits.max_enis, limits.ipv4_per_eni),
         mode=Mode.PREFIX if prefixes else Mode.SECONDARY,
-        fleet_hint=round(job.nodes * job.fleet_hint) if job.boot_over_s <= 600.0 else 0,
+        fleet_hint=round(job.nodes * job.fleet_hint * min(1.0, YOUNG_S / max(1.0, job.boot_over_s))),
         confirm_s=job.confirm_s,
     )
 
@@ -120,11 +123,9 @@ class Fleet:
         self.job = job
         rng = random.Random(f"{job.seed}/{job.policy}")
         profile = replace(cloud_profiles.load(job.cloud), faults=NO_FAULTS)
-        self.timeline, self.record = Timeline(), Record(job.duration_s)
+        self.timeline, self.record = Timeline(), Record(job.duration_s, job.warm_up_s)
         self.setup = setup_of(job)
-        self.account = Account(
-            self.timeline, self.record, rng, profile, throttling=job.throttling, limits=lambda name: find(name)
-        )
+        self.account = Account(self.timeline, self.record, rng, profile, throttling=job.throttling, limits=find)
         self.account.lay_out(subnets_of(job))
         self.nodes = [self._node(number, rng) for number in range(job.nodes)]
         starts = random.Random(f"{job.seed}/boot")
@@ -139,39 +140,40 @@ class Fleet:
 
     def play(self, trace: Sequence[PodEvent], progress: Progress = lambda share: None) -> Record:
         """Let it all happen; the record."""
-        timeline, settle, nodes = self.timeline, self.account.settle, self.nodes
-        step_s = self.job.duration_s / POINTS
+        timeline, account, start = self.timeline, self.account, self.job.warm_up_s
+        end, step_s = start + self.job.duration_s, self.job.duration_s / POINTS
         position, sampled = 0, 0
         while True:
-            first = timeline.next_at()
-            comes = trace[position].t if position < len(trace) else float("inf")
-            due = min(comes, float("inf") if first is None else first)
-            while sampled <= POINTS and sampled * step_s <= min(due, self.job.duration_s):
-                settle(sampled * step_s)
-                self.record.sample(sampled * step_s)
+            in_ec2, on_nodes = account.next_at(), timeline.next_at()
+            comes = trace[position].t + start if position < len(trace) else inf
+            due = min(comes, in_ec2, on_nodes)
+            while sampled <= POINTS and start + sampled * step_s <= min(due, end):
+                self._sample(start + sampled * step_s, sampled)
                 progress(sampled / POINTS)
                 sampled += 1
-            if due > self.job.duration_s or self._done():
+            if due > end or self._done():
                 break
-            before = timeline.next_at()
-            settle(due)
-            if timeline.next_at() != before:
-                continue  # what happened in EC2 woke somebody earlier
-            if comes <= due:
+            if in_ec2 <= due:
+                account.step()
+            elif comes <= due:
                 event = trace[position]
                 position += 1
                 timeline.now = max(timeline.now, comes)
-                node = nodes[event.node]
+                node = self.nodes[event.node]
                 (node.add if event.add else node.remove)(event.pod)
             else:
                 timeline.step()
-        self._end()
+        if not self._done():
+            timeline.now = end
+        for node in self.nodes:
+            node.unserved()
         return self.record
+
+    def _sample(self, now: float, number: int) -> None:
+        self.timeline.now = max(self.timeline.now, now)
+        if number == 0 and self.job.warm_up_s:
+            self.record.begin(now, sum(node.waiting for node in self.nodes))
+        self.record.sample(now)
 
     def _done(self) -> bool:
         return self.job.until_ready and len(self.record.ready_at) == len(self.nodes)
-
-    def _end(self) -> None:
-        self.timeline.now = min(self.timeline.now, self.job.duration_s) if self._done() else self.job.duration_s
-        for node in self.nodes:
-            node.unserved()

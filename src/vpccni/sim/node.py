@@ -127,5 +127,6 @@ class Node(ABC):
         self.record.started(now - arrived, now)
         self.served()
 
+    @abstractmethod
     def served(self) -> None:
         """A pod got its address."""

@@ -9,13 +9,12 @@ do the same with threads, a journal and a kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
-from vpccni.aws.values import Interface, Subnet
-from vpccni.core import subnets, view
+from vpccni.aws.values import Interface
 from vpccni.core import targets as targeting
+from vpccni.core import view
 from vpccni.core.block import Block, BlockKind
-from vpccni.core.pacing import Pacer
+from vpccni.core.pacing import act_at
 from vpccni.core.plan import next_wake, plan
 from vpccni.core.pool import PodIdentity, PodKey, Pool
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
@@ -23,33 +22,41 @@ from vpccni.core.view import NodePolicy, View
 from vpccni.errors import CloudError, NoAddress, Refused
 from vpccni.ipamd.holds import HoldBook
 from vpccni.sim.account import THROTTLED
-from vpccni.sim.node import Node
+from vpccni.sim.paced import PacedNode
 from vpccni.sim.timeline import Process
 
-T = TypeVar("T")
 SUBNET_FULL = frozenset({"InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"})
-SUBNETS_KEPT_S = 60.0  # how long an answer about subnets is believed
 DETACH_FIRST_LOOK_S = 3.0
-AGAIN_S = 2.0
+YOUNG_S = 600.0  # how long a node counts as starting, for the fleet hint
+# The call that decides whether a step can begin.
+FIRST_CALL: dict[type[Step], str] = {
+    AssignBlocks: "AssignPrivateIpAddresses",
+    AttachEni: "CreateNetworkInterface",
+    UnassignBlocks: "UnassignPrivateIpAddresses",
+    FreeEni: "DetachNetworkInterface",
+}
 
 
-class OurNode(Node):
+class OurNode(PacedNode):
     """One node with our rules."""
 
     def boot(self) -> None:
         """Read what EC2 says about this node, then keep the pool at its targets."""
         settings = self.setup.settings
         self.pool = Pool(float(settings.ip_cooldown_s), self.setup.mode)
-        self.pacer = Pacer(fleet=self.setup.fleet_hint)
         self.holds = HoldBook(self.rng)
+        self.prepare()
         self._wanted = targeting.demand(self.setup.targets, self.setup.limits, self.setup.mode)
         self._pending: list[Step] = []
         self._last_decrease: float | None = None
         self._wake_at = float("inf")
-        self._subnets: dict[str, Subnet] = {}
-        self._subnets_at = float("-inf")
-        self._groups: tuple[str, ...] = ()
+        self._short_since: float | None = None
+        self.timeline.at(self.timeline.now + YOUNG_S, self._grow_up)
         self.timeline.spawn(self._start_up())
+
+    def _grow_up(self) -> None:
+        """Nobody starts any more, as far as this node knows."""
+        self.pacer.fleet = 0
 
     # -- pods
 
@@ -78,8 +85,17 @@ class OurNode(Node):
         """After a change: the engine looks only when the pool is short, or something may be given back."""
         if self._pending:
             return  # the end of a step is a turn anyway
-        tally = self.pool.tally(self.timeline.now, 0)
-        if self._wanted.short(tally) or self._has_surplus(tally.available):
+        now = self.timeline.now
+        tally = self.pool.tally(now, 0)
+        if self._wanted.short(tally):
+            self._short_since = now if self._short_since is None else self._short_since
+            at = act_at(self._short_since, tally.available, self._wanted.spare, now)
+            if at > now:
+                self._wake(at)
+                return
+        else:
+            self._short_since = None
+        if self._short_since is not None or self._has_surplus(tally.available):
             self._turn()
         else:
             self._sleep([])
@@ -102,15 +118,24 @@ class OurNode(Node):
             last_decrease=self._last_decrease,
             pending=self._pending,
         )
+        self._short_since = None
         for step in steps:
             if not isinstance(step, Wait):
-                self._start(step)
+                at = self.pacer.free_at(FIRST_CALL[type(step)], now)
+                if at > now:
+                    self._wake(at)
+                else:
+                    self._start(step)
         self._sleep(steps)
         self._ready_if_so()
 
     def _sleep(self, steps: list[Step]) -> None:
         at = next_wake(steps, self.pool, self.timeline.now)
-        if at is not None and at < self._wake_at:
+        if at is not None:
+            self._wake(at)
+
+    def _wake(self, at: float) -> None:
+        if at < self._wake_at:
             self._wake_at = at
             self.timeline.at(at, self._woken, at)
 
@@ -144,7 +169,8 @@ class OurNode(Node):
                 case FreeEni():
                     yield from self._free(step)
         except CloudError as error:
-            self.holds.failed(error, self.timeline.now, attaching=isinstance(step, AttachEni))
+            if error.aws_code != THROTTLED:  # that is the pacer's business; nothing has begun
+                self.holds.failed(error, self.timeline.now, attaching=isinstance(step, AttachEni))
         self._pending.remove(step)
         self.timeline.at(self.timeline.now, self._turn)
 
@@ -154,30 +180,13 @@ class OurNode(Node):
         if not self._wanted.short(self.pool.tally(self.timeline.now, 0)):
             self.record.ready(self.number, self.timeline.now)
 
-    # -- calls
-
-    def _call(self, action: str, effect: Callable[[], T]) -> Process[T]:
-        """One EC2 call, when the pacer admits it, and again for as long as EC2 is throttling."""
-        while True:
-            at = self.pacer.reserve(action, self.timeline.now)
-            if at > self.timeline.now:
-                yield at - self.timeline.now
-            try:
-                answer = yield from self.account.request(action, effect)
-            except CloudError as error:
-                if error.aws_code != THROTTLED:
-                    self.pacer.admitted(action, self.timeline.now)
-                    raise
-                self.pacer.refused(action, self.timeline.now, self.rng.random())
-                continue
-            self.pacer.admitted(action, self.timeline.now)
-            return answer
+    # -- start and confirmation
 
     def _start_up(self) -> Process[None]:
         ec2, instance_id = self.account.ec2, self.instance.instance_id
-        found = yield from self._call("DescribeNetworkInterfaces", lambda: ec2.attached(instance_id))
-        yield from self._know_subnets()
-        self._groups = found[0].security_groups
+        found = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.attached(instance_id))
+        yield from self.know_subnets()
+        self.groups = found[0].security_groups
         for interface in found:
             self._into_pool(interface)
         self._turn()
@@ -187,28 +196,15 @@ class OurNode(Node):
     def _confirm(self) -> None:
         """Now and then EC2 is asked, although the metadata service shows no difference."""
         ec2, instance_id = self.account.ec2, self.instance.instance_id
-        self.timeline.spawn(self._call("DescribeNetworkInterfaces", lambda: ec2.attached(instance_id)))
+        self.timeline.spawn(self.call("DescribeNetworkInterfaces", lambda: ec2.attached(instance_id)))
         self.timeline.at(self.timeline.now + self.setup.confirm_s, self._confirm)
-
-    def _know_subnets(self, *, anew: bool = False) -> Process[list[Subnet]]:
-        if anew or self.timeline.now - self._subnets_at > SUBNETS_KEPT_S:
-            ec2, account = self.account.ec2, self.account
-            found = yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
-            self._subnets, self._subnets_at = {each.subnet_id: each for each in found}, self.timeline.now
-        settings = self.setup.settings
-        return subnets.eligible(
-            self._subnets.values(),
-            self.instance.subnet_id,
-            discovery=settings.enable_subnet_discovery,
-            cluster=settings.cluster_name,
-        )
 
     # -- steps
 
     def _into_pool(self, interface: Interface) -> None:
         now = self.timeline.now
         policy = NodePolicy(self.instance.instance_id)
-        eni = view.eni_of(interface, policy, View((interface,), now, self._subnets), now)
+        eni = view.eni_of(interface, policy, View((interface,), now, self.subnets), now)
         assert eni is not None, f"{interface.eni_id} is not attached here"
         self.pool.add_eni(eni)
         self._grown()
@@ -220,9 +216,12 @@ class OurNode(Node):
     def _assign(self, step: AssignBlocks) -> Process[None]:
         eni = self.pool.eni(step.eni_id)
         assert eni is not None
+        singles, prefixes = _counts(step)
         try:
-            networks = yield from self._call(
-                "AssignPrivateIpAddresses", lambda: self.account.ec2.assign(step.eni_id, **_counts(step))
+            networks = yield from self.call(
+                "AssignPrivateIpAddresses",
+                lambda: self.account.ec2.assign(step.eni_id, address_count=singles, prefix_count=prefixes),
+                first=True,
             )
         except CloudError as error:
             if error.aws_code not in SUBNET_FULL:
@@ -239,25 +238,25 @@ class OurNode(Node):
         if step.kind is BlockKind.PREFIX:
             self.holds.no_prefix_in(subnet_id, step.count, self.timeline.now, error)
             return
-        yield from self._know_subnets(anew=True)
-        self.holds.subnet_has(subnet_id, self._subnets[subnet_id].free_addresses, self.timeline.now, error)
+        yield from self.know_subnets(anew=True)
+        self.holds.subnet_has(subnet_id, self.subnets[subnet_id].free_addresses, self.timeline.now, error)
 
     def _attach(self, step: AttachEni) -> Process[None]:
-        candidates = yield from self._know_subnets()
-        ec2 = self.account.ec2
+        candidates = yield from self.know_subnets()
         refusal: CloudError | None = None
         for subnet in candidates:
             try:
-                interface = yield from self._call(
+                interface = yield from self.call(
                     "CreateNetworkInterface",
-                    lambda: ec2.create(subnet.subnet_id, self._groups, description="", tags={}, **_counts(step)),  # noqa: B023
+                    self._creation(subnet.subnet_id, step),
+                    first=True,
                 )
             except CloudError as error:
                 if error.aws_code not in SUBNET_FULL:
                     raise
                 refusal = error
                 continue
-            yield from self._hang(interface, step.card)
+            self._into_pool((yield from self.hang(interface, step.card)))
             prefixes = step.kind is BlockKind.PREFIX
             self.holds.succeeded(subnet.subnet_id, self.timeline.now, step.count, prefixes=prefixes)
             self.holds.attached()
@@ -268,40 +267,19 @@ class OurNode(Node):
             return
         raise refusal
 
-    def _hang(self, created: Interface, card: int) -> Process[None]:
-        """Attach what was created; undone when that cannot be. The link tells the end, EC2 is asked once after it."""
-        ec2, eni_id, instance_id = self.account.ec2, created.eni_id, self.instance.instance_id
-        held = 1 + sum(1 for _ in created.addresses) + 16 * len(created.prefixes)
-        self.record.held.add(held, self.timeline.now)
-        self.record.enis.add(1, self.timeline.now)
-        self.record.created += 1
-        try:
-            slots = yield from self._call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
-            device = next(each for each in range(100) if (card, each) not in slots)
-            attachment = yield from self._call(
-                "AttachNetworkInterface", lambda: ec2.attach(eni_id, instance_id, device, card)
-            )
-        except CloudError:
-            yield from self._delete(eni_id, held)
-            raise
-        yield from self._call(
-            "ModifyNetworkInterfaceAttribute", lambda: ec2.delete_on_termination(eni_id, attachment)
+    def _creation(self, subnet_id: str, step: AttachEni) -> Callable[[], Interface]:
+        singles, prefixes = _counts(step)
+        return lambda: self.account.ec2.create(
+            subnet_id, self.groups, description="", tags={}, address_count=singles, prefix_count=prefixes
         )
-        yield self.account.link(eni_id)
-        while True:
-            (interface,) = yield from self._call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
-            if interface.attachment is not None and interface.attachment.status == "attached":
-                break
-            yield AGAIN_S
-        self._into_pool(interface)
 
     def _unassign(self, step: UnassignBlocks) -> Process[None]:
         ec2 = self.account.ec2
         addresses = [each.network.network_address for each in step.blocks if each.kind is BlockKind.ADDRESS]
         prefixes = [each.network for each in step.blocks if each.kind is BlockKind.PREFIX]
         try:
-            yield from self._call(
-                "UnassignPrivateIpAddresses", lambda: ec2.unassign(step.eni_id, addresses, prefixes)
+            yield from self.call(
+                "UnassignPrivateIpAddresses", lambda: ec2.unassign(step.eni_id, addresses, prefixes), first=True
             )
         except CloudError:
             self.pool.confirm(step.eni_id, step.blocks)
@@ -312,35 +290,20 @@ class OurNode(Node):
     def _free(self, step: FreeEni) -> Process[None]:
         ec2, eni_id = self.account.ec2, step.eni_id
         eni = self.pool.eni(eni_id)
-        (interface,) = yield from self._call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
+        (interface,) = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
         attachment = interface.attachment
         if attachment is not None:
-            yield from self._call("DetachNetworkInterface", lambda: ec2.detach(attachment.attachment_id))
+            yield from self.call("DetachNetworkInterface", lambda: ec2.detach(attachment.attachment_id))
             pause_s = DETACH_FIRST_LOOK_S
             while interface.status != "available":
                 yield pause_s
                 pause_s *= 1.5
-                (interface,) = yield from self._call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
+                (interface,) = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
         self.pool.remove_eni(eni_id)
         assert eni is not None
-        yield from self._delete(eni_id, 1 + sum(block.size for block in eni.blocks))
-
-    def _delete(self, eni_id: str, held: int) -> Process[None]:
-        ec2 = self.account.ec2
-        while True:
-            try:
-                yield from self._call("DeleteNetworkInterface", lambda: ec2.delete(eni_id))
-                break
-            except CloudError as error:
-                if error.aws_code != "InvalidParameterValue":  # "in use" is usual right after a detach
-                    raise
-                yield AGAIN_S
-        self.account.forget_link(eni_id)
-        self.record.held.add(-held, self.timeline.now)
-        self.record.enis.add(-1, self.timeline.now)
-        self.record.freed += 1
+        yield from self.delete(eni_id, 1 + sum(block.size for block in eni.blocks))
 
 
-def _counts(step: AssignBlocks | AttachEni) -> dict[str, int]:
-    singles = step.kind is BlockKind.ADDRESS
-    return {"address_count": step.count if singles else 0, "prefix_count": 0 if singles else step.count}
+def _counts(step: AssignBlocks | AttachEni) -> tuple[int, int]:
+    """Single addresses and prefixes."""
+    return (step.count, 0) if step.kind is BlockKind.ADDRESS else (0, step.count)

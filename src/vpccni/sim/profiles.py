@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from vpccni.sim.trace import PodEvent, merged
 
 DAY_S = 86_400.0
+BEFORE = -math.inf  # pods that are there when it begins: they come in the second half of the warm-up
 Life = tuple[float, float]  # from, to
 
 
@@ -35,7 +36,7 @@ def web(load: Load) -> Iterator[Life]:
     mean_life_s = 5 * 3600.0
     roll_out = rng.uniform(0.0, DAY_S)
     for _ in range(round(base)):
-        yield 0.0, _until(0.0, rng.expovariate(1 / mean_life_s), roll_out, rng)
+        yield BEFORE, _until(0.0, rng.expovariate(1 / mean_life_s), roll_out, rng)
     t = 0.0
     peak_rate = base * 1.5 / mean_life_s
     while (t := t + rng.expovariate(peak_rate)) < load.duration_s:
@@ -58,7 +59,7 @@ def batch(load: Load) -> Iterator[Life]:
     """Jobs: a few daemons, and every hour or so a wave that fills up to two thirds of the node for some minutes."""
     rng = load.rng
     for _ in range(min(3, load.capacity)):
-        yield 0.0, math.inf
+        yield BEFORE, math.inf
     t = rng.uniform(0.0, 3600.0)
     while t < load.duration_s:
         for _ in range(round(load.capacity * rng.uniform(0.2, 0.65))):
@@ -71,7 +72,7 @@ def cron(load: Load) -> Iterator[Life]:
     """Schedules: a quarter of the node lives on, a few pods every five minutes and more on the hour, for a minute."""
     rng = load.rng
     for _ in range(max(1, load.capacity // 4)):
-        yield 0.0, math.inf
+        yield BEFORE, math.inf
     t = 0.0
     while t < load.duration_s:
         often = max(1, load.capacity // 20)
@@ -82,7 +83,7 @@ def cron(load: Load) -> Iterator[Life]:
 
 
 def cold_start(load: Load) -> Iterator[Life]:
-    """As many pods as the primary ENI has addresses, at once: with the default targets every node needs one more ENI."""
+    """As many pods as the primary ENI has addresses, at once: with the default targets each node needs one more ENI."""
     for _ in range(min(load.slots, load.capacity)):
         yield 0.0, math.inf
 
@@ -102,19 +103,27 @@ PROFILES: dict[str, Callable[[Load], Iterator[Life]]] = {"batch": batch, "web": 
 SCENARIOS: dict[str, Callable[[Load], Iterator[Life]]] = {"cold-start": cold_start, "churn": churn}
 
 
-def events(kind: str, seed: int, nodes: int, capacity: int, slots: int, duration_s: float) -> list[PodEvent]:
+def events(
+    kind: str, seed: int, nodes: int, capacity: int, slots: int, duration_s: float, warm_up_s: float = 0.0
+) -> list[PodEvent]:
     """The trace of a profile or scenario for a fleet. A node never has more pods than its capacity."""
     lives = (PROFILES | SCENARIOS)[kind]
     parts = []
     for node in range(nodes):
         load = Load(capacity, slots, duration_s, random.Random(f"{seed}/{kind}/{node}"))
-        parts.append(_within_capacity(sorted(lives(load)), node, capacity))
+        before = random.Random(f"{seed}/{kind}/{node}/before")
+        spread = [
+            (before.uniform(-warm_up_s / 2, -warm_up_s / 8) if start == BEFORE else start, end)
+            for start, end in lives(load)
+        ]
+        parts.append(_within_capacity(sorted(spread), node, capacity))
     return merged(parts, duration_s)
 
 
 def _within_capacity(lives: list[Life], node: int, capacity: int) -> list[PodEvent]:
     """Pods that find the node full are not scheduled to it."""
-    made, ends = [], []
+    made: list[PodEvent] = []
+    ends: list[float] = []
     for number, (start, end) in enumerate(lives):
         ends = [each for each in ends if each > start] if len(ends) >= capacity else ends
         if len(ends) >= capacity:

@@ -29,6 +29,10 @@ class Level:
         self.value += change
         self.peak = max(self.peak, self.value)
 
+    def restart(self, now: float) -> None:
+        """Forget the past."""
+        self._at, self.integral, self.peak = now, 0.0, self.value
+
     def until(self, now: float) -> float:
         """The integral up to a moment."""
         return self.integral + self.value * (now - self._at)
@@ -43,6 +47,7 @@ class Record:
     """
 
     duration_s: float
+    start: float = 0.0
     held: Level = field(default_factory=Level)
     used: Level = field(default_factory=Level)
     enis: Level = field(default_factory=Level)
@@ -93,8 +98,20 @@ class Record:
 
     def point(self, now: float) -> int:
         """The point of the curves that a moment belongs to."""
-        return min(POINTS - 1, int(now * POINTS / self.duration_s))
+        return max(0, min(POINTS - 1, int((now - self.start) * POINTS / self.duration_s)))
 
     def sample(self, now: float) -> None:
         """Take down the levels."""
-        self.samples.append((now, self.held.value, self.used.value, self.enis.value))
+        self.samples.append((now - self.start, self.held.value, self.used.value, self.enis.value))
+
+    def begin(self, now: float, waiting: int) -> None:
+        """The warm-up is over: count anew from here, with so many pods waiting. Levels and readiness stay."""
+        self.start, self.arrived, self.given, self.created, self.freed = now, waiting, 0, 0, 0
+        for level in (self.held, self.used, self.enis):
+            level.restart(now)
+        for counts in (self.calls, self.throttles, self.ec2_refusals, self.refusals, self.failed):
+            counts.clear()
+        self.waits.clear()
+        self.calls_over_time.clear()
+        self.throttles_over_time.clear()
+        self.waits_over_time.clear()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Generator
+from math import inf
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,9 +47,9 @@ class Timeline:
         self._serial += 1
         heapq.heappush(self._queue, (when, self._serial, what, arguments))
 
-    def next_at(self) -> float | None:
-        """When the next thing happens."""
-        return self._queue[0][0] if self._queue else None
+    def next_at(self) -> float:
+        """When the next thing happens; infinity: nothing will."""
+        return self._queue[0][0] if self._queue else inf
 
     def step(self) -> None:
         """Let the next thing happen."""

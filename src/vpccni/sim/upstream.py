@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node that follows the rules of the Amazon VPC CNI 1.23, so that the comparison with ours can be repeated.
 
-Knows its ticks of 5 s, its one call per tick, "n, then 1", its order of EC2 calls and the retries of its SDK. Must never
-be part of the product. Charitable where in doubt: no restarts of the container when start-up calls are throttled, no
-work for reconcile, no ENI undone because one of the later calls was throttled.
+Knows its ticks of 5 s, its one call per tick, "n, then 1", its order of EC2 calls and the retries of its SDK. Must
+never be part of the product. Charitable where in doubt: no restarts of the container when start-up calls are
+throttled, no work for reconcile, no ENI undone because one of the later calls was throttled.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ or ticks; `sim.upstream` does. For comparison only: no part of the product decid
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vpccni.aws.values import IPNetwork
@@ -96,11 +95,11 @@ class Store:
         return sum(1 for cidr in cidrs for at in cidr.cooling.values() if now - at <= self._cooldown_s)
 
     def assign(self, pod: str, now: float) -> bool:
-        """An address for a pod, from anywhere; False: none to be had."""
+        """An address for a pod, in the random order of a Go map; False: none to be had."""
         if self.available <= 0:
             return False
-        for eni in self.shuffled(self.enis):
-            for cidr in self.shuffled(eni.cidrs):
+        for eni in self._rng.sample(self.enis, len(self.enis)):
+            for cidr in self._rng.sample(eni.cidrs, len(eni.cidrs)):
                 if len(cidr.used) == cidr.size:
                     continue
                 offset = cidr.take(now, self._cooldown_s)
@@ -139,10 +138,6 @@ class Store:
         """An ENI goes."""
         self.enis.remove(eni)
         self.total -= eni.total
-
-    def shuffled(self, items: list[StoredEni] | list[Cidr]) -> Iterator[StoredEni | Cidr]:  # type: ignore[misc]
-        """The items in the random order of a Go map."""
-        yield from self._rng.sample(items, len(items))  # type: ignore[type-var]
 
     def deletable(self, now: float, warm: int, minimum: int, warm_prefix: int) -> tuple[StoredEni | None, float]:
         """The ENI that "free one ENI" picks; else when age or cooldown alone could change the answer (infinity: never).
