@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from virtual import VirtualClock
 
-from vpccni.aws import tags
+from vpccni.aws import failure, tags
 from vpccni.aws.values import Interface, IPAddress, IPNetwork, NodeIdentity
 from vpccni.core import conventions
 from vpccni.core.grant import Grant, PodIdentity, PodKey
@@ -51,6 +51,24 @@ from vpccni.settings import parse
 T = TypeVar("T")
 QUICK = profile.parse("quick", "[delays]\ncreate=0.1\nattach=0.3\nlink=0.1\nunplug=0.1\ndetach=0.5\n")
 CALL_S = 0.1
+
+
+class Killed(BaseException):
+    """The process ends here, without a chance to tidy up."""
+
+
+class HookedEc2(DirectEc2):
+    """Calls the rig before and after the effect of each call."""
+
+    def __init__(self, cloud: Cloud, before: Callable[[str], None], after: Callable[[str], None]) -> None:
+        super().__init__(cloud, before)
+        self._after = after
+
+    @contextmanager
+    def _calling(self, action: str) -> Iterator[None]:
+        with super()._calling(action):
+            yield
+        self._after(action)
 
 
 class InlineCalls(CloudCalls):
@@ -150,16 +168,14 @@ class Process:
 
     async def kill(self) -> None:
         """The process is gone: nothing of it runs on, not even what tidies up."""
-        if self._task is not None:
-            self.rig.dead = True
-            self._task.cancel()
-            with suppress(BaseException):
-                await self._task
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        self.rig.dead = True
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        while tasks:
+            for task in tasks:
                 task.cancel()
-                with suppress(BaseException):
-                    await task
-            self.rig.dead = False
+            await asyncio.gather(*tasks, return_exceptions=True)
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        self.rig.dead = False
 
     def upkeep(self, groups: Callable[[], Any] | None = None) -> Upkeep:
         own_tags = tags.ownership(
@@ -231,7 +247,9 @@ class Rig:
         self.instance = self.cloud.run_instance(NewInstance(instance_type, self.subnet.subnet_id))
         self.calls: list[tuple[float, str]] = []
         self.refuse: Callable[[str], None] = lambda action: None
-        self.ec2 = DirectEc2(self.cloud, self._before)
+        self.lose: Callable[[str], bool] = lambda action: False
+        self.blow_at, self.moments = 0, 0
+        self.ec2 = HookedEc2(self.cloud, self._before, self._after)
         (primary,) = DirectEc2(self.cloud).attached(self.instance.instance_id)
         assert primary.primary_address is not None
         self.node = NodeIdentity(
@@ -246,22 +264,42 @@ class Rig:
     def _before(self, action: str) -> None:
         if self.dead:
             raise asyncio.CancelledError
+        self.moment()
         self.calls.append((self.clock.now(), action))
         self.refuse(action)
+
+    def _after(self, action: str) -> None:
+        self.moment()
+        if self.lose(action):
+            raise failure.unreachable(action, "ec2", "the answer was lost")
+
+    def moment(self) -> None:
+        """Between two effects of the process; it dies at the one numbered `blow_at`."""
+        self.moments += 1
+        if self.moments == self.blow_at:
+            self.dead = True
+            raise Killed
 
     def process(self, **environ: str) -> Process:
         return Process(self, {**self.environ, **environ})
 
-    async def started(self, **environ: str) -> Process:
+    async def process_started(self, **environ: str) -> Process:
         process = self.process(**environ)
         await process.start()
+        return process
+
+    async def started(self, **environ: str) -> Process:
+        """A process that has had half a minute to come to rest."""
+        process = await self.process_started(**environ)
         await asyncio.sleep(30)
         return process
 
     async def record(self, line: Record) -> None:
         if self.dead:
             raise asyncio.CancelledError
+        self.moment()
         self.journal.append(line)
+        self.moment()
 
     async def pods_seen(self) -> tuple[ObservedPod, ...]:
         return self.pods()
@@ -299,17 +337,21 @@ class Rig:
         """Names of the calls that change something."""
         return [name for at, name in self.calls if at >= since and not name.startswith("Describe")]
 
-    def check(self) -> None:
-        """The invariants: no address twice, none in use lost, every ENI of ours attached or intended."""
+    def check(self, taken: frozenset[IPNetwork] = frozenset(), detached: frozenset[str] = frozenset()) -> None:
+        """The invariants: no address twice, none in use lost, every ENI of ours attached or intended.
+
+        `taken` and `detached`: blocks and ENIs that the test itself took away.
+        """
         addresses = [at.address for grant in self.wired.values() for at in grant.addresses]
         assert len(addresses) == len(set(addresses)), "an address has one owner"
-        for address in addresses:
-            assert self.home(address) is not None, f"{address} is in use and EC2 has taken it back"
+        for at in (at for grant in self.wired.values() for at in grant.addresses):
+            excused = at.eni_id in detached or any(at.address in network for network in taken)
+            assert excused or self.home(at.address), f"{at.address} is in use and EC2 has taken it back"
         open_enis = {intent.eni_id for intent in records.replay(self.journal).intents.values()}
         tokens = set(records.replay(self.journal).intents)
         for eni in DirectEc2(self.cloud).owned(self.node.instance_id):
             known = eni.attachment is not None or eni.eni_id in open_enis or eni.tags.get(tags.SAGA_TAG) in tokens
-            assert known, f"{eni.eni_id} is leaked"
+            assert known or eni.eni_id in detached, f"{eni.eni_id} is leaked"
 
 
 def grants(process: Process) -> dict[PodKey, Grant]:

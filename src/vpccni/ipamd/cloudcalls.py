@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 8
 PATIENCE_S = 600.0
+LONGEST_TURN_S = 300.0  # whatever the pacer makes of a long outage: a node does not sleep for hours after it
 
 
 @dataclass(slots=True)
@@ -83,7 +84,8 @@ class CloudCalls:
                 return answer
 
     async def _await_turn(self, pace: Pace, action: str) -> None:
-        at = pace.pacer.reserve(action, pace.clock.now())
+        now = pace.clock.now()
+        at = min(pace.pacer.reserve(action, now), now + LONGEST_TURN_S)
         while (delay_s := at - pace.clock.now()) > 0:
             await pace.clock.sleep(delay_s)
 

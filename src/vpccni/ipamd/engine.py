@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from vpccni.clock import Clock
 from vpccni.core import plan as planning
@@ -56,6 +57,7 @@ class Engine:
         self._last_decrease: float | None = None
         self.waits: tuple[Wait, ...] = ()
         self._reconciling = False
+        self._wake_at = inf
         self._tasks = asyncio.TaskGroup()
 
     def wake(self) -> None:
@@ -67,16 +69,18 @@ class Engine:
         if self._pending:
             return  # the end of a step wakes the engine anyway
         now = self._clock.now()
-        if planning.low_watermark(self._pool, self._targets, self._limits, now) or self._over(now):
+        rest_at = self._pool.next_rest(now)
+        sooner = rest_at is not None and rest_at < self._wake_at  # what was released may go back after its cooldown
+        if sooner or planning.low_watermark(self._pool, self._targets, self._limits, now) or self._over(now):
             self._event.set()
 
     async def run(self) -> None:
         """The loop. Ends only by cancellation, or loudly."""
         async with self._tasks:
             while True:
-                wake_at = await self._turn()
+                self._wake_at = await self._turn()
                 self._settled()
-                await self._sleep_until(wake_at)
+                await self._sleep_until(self._wake_at)
 
     def growing(self) -> bool:
         """Whether addresses are on their way."""
@@ -107,7 +111,8 @@ class Engine:
             if not isinstance(step, Wait):
                 self._start(step, now)
         by_time = planning.next_wake(steps, self._pool, now)
-        return self._reconcile_at if by_time is None else min(by_time, self._reconcile_at)
+        # The end of a reconcile wakes the loop; one that is under way must not make it spin.
+        return min(inf if by_time is None else by_time, inf if self._reconciling else self._reconcile_at)
 
     def _start(self, step: Step, now: float) -> None:
         try:
@@ -168,7 +173,7 @@ class Engine:
         self._decisions.waiting(waits)
 
     async def _sleep_until(self, at: float) -> None:
-        delay_s = max(0.0, at - self._clock.now())
+        delay_s = None if at == inf else max(0.0, at - self._clock.now())
         with suppress(TimeoutError):
             # Not wait_for: until Python 3.12 it forgets a cancellation that arrives together with the event.
             async with asyncio.timeout(delay_s):

@@ -193,9 +193,10 @@ class StepRunner:
                     "UnassignPrivateIpAddresses" if self._pool.version == 4 else "UnassignIpv6Addresses",
                     lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes),
                 )
-            except CloudError:
-                self._pool.confirm(step.eni_id, step.blocks)  # until EC2 says otherwise in the reconcile that follows
-                raise
+            except CloudError as error:
+                if _changed_nothing(error):
+                    self._pool.confirm(step.eni_id, step.blocks)
+                raise  # otherwise nobody gets these addresses before the reconcile that follows has asked EC2
             self._pool.remove_blocks(step.eni_id, step.blocks)
 
     async def _free(self, step: FreeEni) -> None:
@@ -216,6 +217,11 @@ class StepRunner:
             self._holds.no_prefix_in(subnet_id, 1, now, error)
             return
         self._holds.subnet_has(subnet_id, left, now, error)
+
+
+def _changed_nothing(error: CloudError) -> bool:
+    """Whether EC2 refused; a call without an answer, or one that EC2 failed at, may have had its effect."""
+    return bool(error.aws_code) and error.error_code != "ec2-failed"
 
 
 def _counts(kind: BlockKind, count: int) -> dict[str, int]:
