@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv6Network
 
-import pytest
 import virtual
 from rig import Rig
 
