@@ -91,16 +91,18 @@ class _Action:
 class Pacer:
     """One node's view of the account's buckets. All times are seconds on one clock.
 
-    `fleet`: how many nodes are starting at this time, this one included; 0: unknown, or nobody is. It may be set at any
-    time. A good source is the API server's list of nodes younger than some minutes.
+    `fleet`: how many nodes are starting at this time, this one included; 0: unknown, or nobody is. `since`: when the
+    first of them started, None: with this one. Both may be set at any time, and are to be taken back when the node is
+    young no more. A good source is the API server's list of nodes, those younger than some minutes.
     """
 
     fleet: int = 0
+    since: float | None = None
     _actions: dict[str, _Action] = field(default_factory=dict)
     _slot: float = 0.0
-    _began: float | None = None  # when this node's first call was made in this episode
+    _began: float | None = None  # when this node's first call was made, the first ever or the first after a quiet time
     _refused_at: float = float("-inf")
-    _served: bool = False  # a change was admitted in this episode
+    _served: bool = False  # a change was admitted: this node is under way
 
     def free_at(self, action: str, now: float) -> float:
         """When a call could be made; nothing is reserved. A step whose first call must wait is better planned anew at
@@ -110,9 +112,8 @@ class Pacer:
 
     def reserve(self, action: str, now: float) -> float:
         """When the call may be made: `now`, or later while EC2 refuses. Every call reserves once, then is made."""
-        if self._began is None or (now - self._refused_at > QUIET_S and self._served):
+        if self._began is None or now - max(self._refused_at, self._slot, self._began) > QUIET_S:
             self._began = now
-            self._served = False
         at = self.free_at(action, now)
         state = self._actions.get(action)
         if state is not None and state.refused:
@@ -136,9 +137,12 @@ class Pacer:
         state.refused += 1
         self._refused_at = now
         began = now if self._began is None else self._began
-        ahead_s = serving_s(self.fleet) - (now - began)
+        past_s = now - (began if self.since is None else min(self.since, began))
+        ahead_s = serving_s(self.fleet) - past_s
         first_s = FIRST_READ_S if is_read(action) and not self._served else FIRST_S
         window_s = max(ahead_s, min(LAST_S, first_s * 2 ** (state.refused - 1)))
+        if ahead_s <= 0 and not self._served:
+            window_s = max(window_s, past_s / 2)  # the hint was too low: it will take longer in proportion
         state.until = now + 1.0 / rate_of(action).refill_per_s + draw * window_s
         if ahead_s > 0 and not self._served:
             self._slot = state.until  # whatever else this node wants, as many others want it too

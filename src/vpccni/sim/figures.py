@@ -38,6 +38,8 @@ def _by_code(codes: dict[str, int]) -> str:
 
 
 def _last_ready(found: Result) -> str:
+    if "ready_nodes" not in found:
+        return "- (before time 0)"
     if found["last_ready_s"] is None:
         return f"- ({found['ready_nodes']:,} of {found['nodes']:,} became ready)"
     ratio = found["last_ready_over_floor"]

@@ -94,6 +94,7 @@ def setup_of(job: Job) -> Setup:
         limits=NodeLimits(limits.max_enis, limits.ipv4_per_eni),
         mode=Mode.PREFIX if prefixes else Mode.SECONDARY,
         fleet_hint=round(job.nodes * job.fleet_hint * min(1.0, YOUNG_S / max(1.0, job.boot_over_s))),
+        fleet_since=0.0 if job.boot_over_s < YOUNG_S else None,
         confirm_s=job.confirm_s,
     )
 

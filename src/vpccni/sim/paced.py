@@ -29,7 +29,7 @@ class PacedNode(Node):
 
     def prepare(self) -> None:
         """Before the first call."""
-        self.pacer = Pacer(fleet=self.setup.fleet_hint)
+        self.pacer = Pacer(fleet=self.setup.fleet_hint, since=self.setup.fleet_since)
         self.subnets: dict[str, Subnet] = {}
         self._subnets_at = float("-inf")
         self._claimed: set[tuple[int, int]] = set()  # (card, device) of ENIs that are being attached

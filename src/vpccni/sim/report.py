@@ -18,7 +18,8 @@ from vpccni.sim.svg import Curve
 SHOWN_ACTIONS = 6
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1d232b; --soft: #667080; --rule: #e3e6ea;
-  --c0: #2563c9; --c1: #c2570c; --c2: #1a7f5a; --c3: #9333a8; --c4: #a0740a; --c5: #c02a52; --c6: #0e7c93; --c7: #6b7280 }
+  --c0: #2563c9; --c1: #c2570c; --c2: #1a7f5a; --c3: #9333a8; --c4: #a0740a; --c5: #c02a52; --c6: #0e7c93;
+  --c7: #6b7280 }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181d; --card: #1b2027; --ink: #e6e9ed; --soft: #98a2b0;
   --rule: #2d343d; --c0: #6ea8ff; --c1: #ff9b57; --c2: #4cc99a; --c3: #d18be3; --c4: #dcb245; --c5: #ff7d9c;
   --c6: #52c7de; --c7: #a5adb8 } }

@@ -51,7 +51,8 @@ def result(job: Job, record: Record, ended_at: float) -> Result:
         },
         "addresses": _addresses(record, ended_at),
     }
-    found |= _readiness(job, record)
+    if not job.warm_up_s:
+        found |= _readiness(job, record)
     found["series"] = _series(record, job.duration_s)
     return found
 
