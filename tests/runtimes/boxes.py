@@ -123,8 +123,8 @@ class Box:
 
     def free(self, node: str) -> int:
         """Addresses of the node that no pod has; some may be cooling."""
-        pool = nodes.introspect(self.state, node, "/v1/enis")
-        return int(pool["TotalIPs"]) - int(pool["AssignedIPs"])
+        pools = nodes.introspect(self.state, node, "/v1/enis").values()
+        return sum(int(pool["TotalIPs"]) - int(pool["AssignedIPs"]) for pool in pools)
 
     def addresses_by_device(self, node: str) -> dict[int, set[str]]:
         """Device number of each ENI of the node: the pod addresses that EC2 has given it."""

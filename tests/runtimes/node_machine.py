@@ -37,6 +37,8 @@ class NodeMachine:
         self.work = Path(tempfile.mkdtemp(prefix=f"vpccni-rt-{node}-", dir="/tmp"))
         self.cgroup = f"/{state.prefix}-{node}"
         self._cgroups_before = set(cgroup_folders())
+        # Mount points must exist on the machine itself; those that it had not are taken away again.
+        self._made = [Path(folder) for folder in SCRATCH if not Path(folder).exists()]
         self._unshare: subprocess.Popen[bytes] | None = None
         self.init: ProcessRecord | None = None
 
@@ -115,6 +117,9 @@ class NodeMachine:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
         left += [str(folder) for folder in cgroup_folders() if self.cgroup.strip("/") in str(folder)]
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         shutil.rmtree(self.work, ignore_errors=True)
         return left + [str(self.work)] * self.work.exists()
 

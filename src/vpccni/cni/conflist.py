@@ -24,7 +24,7 @@ NETWORK_NAME = "aws-cni"
 # newest of the list that it speaks, and with 1.1.0 gains STATUS and GC.
 CNI_VERSION = "1.0.0"
 CNI_VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
-# Reference plugins 1.1.1: the CHECK of portmap misses an IPv6 chain for each IPv4 pod with a hostPort, that of bandwidth
+# Reference plugins 1.1.1: CHECK of portmap misses an IPv6 chain for each IPv4 pod with a hostPort, CHECK of bandwidth
 # crashes on each pod without a limit. A runtime that believed them would end healthy pods, and the file can only
 # switch CHECK off for the whole list.
 CHECK_REFUSES_HEALTHY = frozenset({"portmap", "bandwidth"})
