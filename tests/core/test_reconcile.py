@@ -331,3 +331,16 @@ def test_a_correction_that_the_pool_refuses_is_returned_and_the_others_are_appli
     ((refused, why),) = apply(pool, [duplicate, fine], NOW)
     assert refused is duplicate and why.error_code == "duplicate-address"
     assert pool.stats(NOW).total == 5
+
+
+def test_blocks_that_we_have_just_changed_are_left_alone_and_the_enis_other_blocks_are_not() -> None:
+    pool = Pool()
+    blocks = tuple(Block.of(IPv4Address(f"10.0.0.{n}")) for n in (5, 6, 7))
+    pool.add_eni(Eni("eni-0", mac="02:00:00:00:00:00", primary=True, blocks=blocks))
+    # A reader of EC2 that lags: .6 was assigned and .9 taken back a moment ago, .7 is long gone, .8 long there.
+    stale = view(interface(0, "10.0.0.5", "10.0.0.8", "10.0.0.9"))
+    marks = {ip_network("10.0.0.6"): NOW - 5, ip_network("10.0.0.9"): float("inf")}
+    found = [str(each) for each in corrected(pool, stale, changed_at=marks)]
+    assert any("remove 10.0.0.7/32" in each for each in found) and any("add 10.0.0.8/32" in each for each in found)
+    assert not any("10.0.0.6" in each or "10.0.0.9" in each for each in found)
+    assert [kinds for kinds in corrected(pool, stale, changed_at={}) if isinstance(kinds, RemoveBlocks | AddBlocks)]

@@ -121,7 +121,7 @@ def install(monkeypatch: pytest.MonkeyPatch, disk: Disk) -> None:
     monkeypatch.setattr(journal, "os", disk)
     monkeypatch.setattr(checkpoint, "os", disk)
     real = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, target: disk._wrapped("rename", real)(self, target))
+    monkeypatch.setattr(Path, "rename", lambda *names: disk._wrapped("rename", real)(*names))  # noqa: PLW0108  # a method
 
 
 def operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
