@@ -144,8 +144,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "life"):
-            self.run(self.life.rest(sweep=True))
-            self.run(self._end())
+            try:
+                self.run(self.life.rest(sweep=True))
+            finally:
+                self.run(self._end())
+                self.loop.close()
 
     async def _end(self) -> None:
         if self.life.node is not None:

@@ -280,7 +280,7 @@ def test_difference_a_call_that_is_always_refused_is_made_ever_less_often_and_re
         await asyncio.sleep(70)
         await node.add(3)
         rig.refuse = lambda action: None
-        await asyncio.sleep(180)
+        await asyncio.sleep(400)
         assert rig.held() == [9], "and it recovers by itself"
 
     virtual.run(story())
