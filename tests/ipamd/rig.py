@@ -157,6 +157,7 @@ class Process:
         await self.insist(lambda: self.sagas.adopt(self.intents, self.view.interfaces))
         await self.insist(self.runner.reconcile)
         self._task = asyncio.get_running_loop().create_task(self.engine.run())
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # a death that we arranged
 
     async def insist(self, attempt: Callable[[], Any]) -> None:
         while True:
