@@ -28,34 +28,33 @@ DAY_S, COLD_START_S, CHURN_S = 86_400.0, 3_600.0, 3_600.0
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
 MAX_NODES, PROCESSES = 20_000, 2
 
+More = Annotated[list[str] | None, typer.Argument(metavar="[SETTINGS]...", help="more settings to compare")]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(help="settings over the same pods, 'NAME=VALUE ... policy=ours|upstream'; repeatable"),
+]
+Hint = Annotated[float, typer.Option(help="what a node is told of the fleet's size: 1 the truth, 0 no hint")]
+Confirm = Annotated[str, typer.Option(help="each node asks EC2 what it has so often; 0s: only on a difference")]
+
 
 def sim(
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTINGS]...", help="with --compare: more settings to compare")
-    ] = None,
+    settings: More = None,
     nodes: Annotated[int, typer.Option(help="nodes of the fleet")] = 100,
     instance_type: Annotated[str, typer.Option(help="EC2 instance type of all nodes")] = "m5.xlarge",
     profile: Annotated[str, typer.Option(help="generated load: batch, web, cron (default web)")] = "",
     trace: Annotated[Path | None, typer.Option(help="pods from a file, JSON lines: t, op, pod, node")] = None,
     scenario: Annotated[str, typer.Option(help="cold-start or churn")] = "",
     env: Annotated[list[str] | None, typer.Option(help="a setting of the daemon, NAME=VALUE; repeatable")] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(help="settings over the same pods, 'NAME=VALUE ... policy=ours|upstream'; repeatable"),
-    ] = None,
+    compare: Compare = None,
     policy: Annotated[str, typer.Option(help="ours, or upstream: the Amazon VPC CNI's rules")] = "ours",
     seed: Annotated[int, typer.Option(help="the same seed gives the same output")] = 1,
     duration: Annotated[str, typer.Option(help="simulated time: 90s, 30m, 6h, 1d")] = "",
     subnet: Annotated[list[str] | None, typer.Option(help="size of a subnet such as /20; repeatable")] = None,
     cloud: Annotated[str, typer.Option(help="profile of EC2's delays")] = "busy",
     no_throttling: Annotated[bool, typer.Option("--no-throttling", help="EC2 without token buckets")] = False,
-    fleet_hint: Annotated[
-        float, typer.Option(help="what a node is told of the fleet's size: 1 the truth, 0 no hint")
-    ] = 1.0,
+    fleet_hint: Hint = 1.0,
     boot_over: Annotated[str, typer.Option(help="nodes start within this time")] = "",
-    reconcile: Annotated[
-        str, typer.Option(help="each node asks EC2 what it has so often; 0s: only on a difference")
-    ] = "0s",
+    reconcile: Confirm = "0s",
     report: Annotated[Path | None, typer.Option(help="write an HTML report with plots to this file")] = None,
     processes: Annotated[int, typer.Option(help="processes for --compare")] = PROCESSES,
     output: OutputOption = Format.TABLE,
@@ -64,8 +63,6 @@ def sim(
 
     The decisions are the daemon's own, EC2 is the lab's model with the published token buckets.
     """
-    from vpccni.sim import run
-
     if settings and not compare:
         raise InputError("simulate", f"unexpected argument {settings[0]!r}", hint="settings go with --env or --compare")
     kind = _kind(profile, trace, scenario)
@@ -73,9 +70,8 @@ def sim(
     base = _Base(env or [], policy, seed, nodes, instance_type, subnet or [], cloud)
     # The fleet starts before the clock does, so slowly that EC2 never throttles; unless the start is what is asked for.
     warm_up_s = 0.0 if scenario == "cold-start" else max(1800.0, nodes * 1.0)
-    job = base.job(length_s)
     job = replace(
-        job,
+        base.job(length_s),
         throttling=not no_throttling,
         fleet_hint=_at_least_zero("--fleet-hint", fleet_hint),
         boot_over_s=_seconds("--boot-over", boot_over, zero=True) if boot_over else warm_up_s / 2,
@@ -85,13 +81,9 @@ def sim(
     )
     jobs = _jobs(job, base, [*(compare or []), *(settings or [])])
     source = _source(job, kind, trace, length_given=bool(duration))
-    jobs = [replace(each, duration_s=source.length_s) for each in jobs]
     if report is not None:
         _check_writable(report)
-    started = time.monotonic()
-    with _progress([each.label for each in jobs]) as watch:
-        results = run.compare(jobs, source.pods, max(1, processes), watch)
-    took_s = time.monotonic() - started
+    results = _simulated([replace(each, duration_s=source.length_s) for each in jobs], source.pods, processes)
     if report is not None:
         from vpccni.sim.report import render
 
@@ -101,7 +93,19 @@ def sim(
         emit(results[0] if len(results) == 1 else {"runs": results})
     else:
         _print(results)
-        say(f"simulated {sum(each['simulated_s'] for each in results) / 3600:.1f} h of {nodes} nodes in {took_s:.1f} s")
+
+
+def _simulated(jobs: list[Job], source: Source, processes: int) -> list[dict[str, Any]]:
+    """The results, after a word on how long they took: that is not part of them."""
+    from vpccni.sim import run
+
+    started = time.monotonic()
+    with _progress([each.label for each in jobs]) as watch:
+        results = run.compare(jobs, source, max(1, processes), watch)
+    took_s = time.monotonic() - started
+    hours = sum(each["simulated_s"] for each in results) / 3600
+    say(f"simulated {hours:.1f} h of {jobs[0].nodes} nodes in {took_s:.1f} s")
+    return results
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,9 +102,12 @@ class Node(ABC):
             self.timeline.at(self.timeline.now + self.rng.uniform(0.0, STATUS_S), self._try_all)
 
     def unserved(self) -> None:
-        """The simulation ends: pods that still wait have failed."""
-        for pod in self._waiting:
-            self.record.failed[self._refused.get(pod, "network-not-ready")] += 1
+        """The simulation ends: pods that still wait have failed, but for those that were never tried a second time."""
+        for pod, arrived in self._waiting.items():
+            if self.timeline.now - arrived <= RETRY_S * (1.0 + RETRY_JITTER):
+                self.record.undecided += 1
+            else:
+                self.record.failed[self._refused.get(pod, "network-not-ready")] += 1
 
     def _try_all(self) -> None:
         for pod in list(self._waiting):

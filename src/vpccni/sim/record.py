@@ -43,7 +43,8 @@ class Record:
     """The record of one run of `duration_s`.
 
     `held` counts every VPC address of the nodes, primary ones too; `used` those of pods, `cooling` those that rest.
-    `waits` are seconds from a pod's arrival to its address.
+    `undecided`: pods that had waited for less than one retry at the end. `waits` are seconds from a pod's arrival to
+    its address.
     """
 
     duration_s: float
@@ -57,6 +58,7 @@ class Record:
     waits: list[float] = field(default_factory=list)
     arrived: int = 0
     given: int = 0
+    undecided: int = 0
     unschedulable: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)

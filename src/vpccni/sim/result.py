@@ -32,6 +32,7 @@ def result(job: Job, record: Record, ended_at: float) -> Result:
             "arrived": record.arrived,
             "got_an_address": record.given,
             "failed": sum(record.failed.values()),
+            "waiting_at_the_end": record.undecided,
             "unschedulable": record.unschedulable,
         },
         "failed_by_code": _sorted(record.failed),
