@@ -161,7 +161,6 @@ def test_a_limited_pod_is_slower_than_a_free_one_in_both_directions(machine: Nod
 
 
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.xfail(strict=True, reason="DEL leaves the link, and with it the bucket, in a namespace that lives on")
 def test_a_limited_pod_can_be_added_again_in_its_namespace(machine: NodeMachine) -> None:
     runner = OwnRunner(machine, conflist_of(machine, "1.0.0"))
     pod = new_pod(machine, "twice", SHAPED)

@@ -127,7 +127,6 @@ def test_a_published_port_is_the_node_s_and_goes_with_the_container(podman: Podm
     assert box.page_from(away, node, 18080) == ""
 
 
-@pytest.mark.xfail(strict=True, reason="DEL leaves the interface in a namespace that lives on; see docs/runtimes.md")
 def test_a_container_that_leaves_the_network_has_no_interface_and_returns_with_one_address(
     podman: Podman, box: Box
 ) -> None:

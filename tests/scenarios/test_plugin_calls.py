@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -240,3 +241,29 @@ def test_routes_and_rules_that_were_tampered_with_are_repaired_at_a_restart(node
     assert "1536:\tfrom 10.20.255.9" not in rules
     assert "700:\tfrom 10.20.255.9" in rules  # somebody else's
     node.ip("rule", "del", "pref", "700")
+
+
+def inside(sandbox: str) -> list[str]:
+    """IPv4 addresses of the pod's interfaces, as its processes see them."""
+    listed = subprocess.run(["ip", "-n", sandbox, "-j", "-4", "addr"], capture_output=True, check=True).stdout
+    return [each["local"] for link in json.loads(listed) for each in link["addr_info"] if link["ifname"] != "lo"]
+
+
+def test_a_namespace_that_lives_on_after_del_loses_its_interface(node: Node, sandbox: str) -> None:
+    address = address_of(added(node, sandbox))
+    assert inside(sandbox) == [address]
+    assert node.call("DEL", sandbox, path(sandbox)).exit_code == 0
+    wait_until(lambda: inside(sandbox) == [], 10, "the address that is not the pod's any more goes with its link")
+
+
+def test_an_add_right_after_del_in_the_same_namespace_has_one_address(node: Node, sandbox: str) -> None:
+    first = address_of(added(node, sandbox))
+    assert node.call("DEL", sandbox, path(sandbox)).exit_code == 0
+    result = added(node, sandbox)
+    assert address_of(result) != first  # it cools
+    assert inside(sandbox) == [address_of(result)]
+    link = json.loads(subprocess.run(["ip", "-n", sandbox, "-j", "link"], capture_output=True, check=True).stdout)
+    assert result["interfaces"][1]["mac"] in {each["address"] for each in link}
+    time.sleep(2)  # the collector of strays must not take the new link for the old one
+    assert inside(sandbox) == [address_of(result)]
+    assert node.call("CHECK", sandbox, path(sandbox), {"prevResult": result}).exit_code == 0

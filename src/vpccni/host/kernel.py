@@ -8,7 +8,7 @@ wirings come from `core`. `ipamd` holds one in its wiring thread, and uses it in
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -45,12 +45,13 @@ class NodeKernel:
         """Close the node's socket."""
         self._host.close()
 
-    def wire(self, wiring: PodWiring, netns_fd: int) -> None:
+    def wire(self, wiring: PodWiring, netns_fd: int, *, fresh: bool = False) -> None:
         """Connect one interface of the pod whose namespace is `netns_fd`.
 
-        All or nothing; a repeated call completes what is missing. HostError or NetlinkError says which step failed.
+        All or nothing; a repeated call completes what is missing, unless the attachment is `fresh`: then what an
+        earlier one left is replaced. HostError or NetlinkError says which step failed.
         """
-        self._wirer.wire((wiring,), netns_fd)
+        self._wirer.wire((wiring,), netns_fd, fresh=fresh)
 
     def wire_all(self, wirings: Sequence[PodWiring], netns_fd: int) -> None:
         """Connect all interfaces of a pod, or none of them."""
@@ -62,8 +63,7 @@ class NodeKernel:
         Succeeds when anything is gone already. An address whose route leads to the veth of another sandbox belongs to
         that one by now, and is left alone. `container_id`, when known, tells a newer sandbox's veth of the same name.
         """
-        link = self._host.link(link_name) if link_name else None
-        index = link.index if link is not None and self._same_sandbox(link, container_id) else 0
+        index = self.pod_link(link_name, container_id) if link_name else 0
         removed, free = self._unroute(addresses, index, container_id)
         rules = [request for request in unwire(free, index, link_name) if not isinstance(request.value, Route)]
         return removed + self._tolerant(rules)
@@ -102,6 +102,18 @@ class NodeKernel:
         """Write the settings that differ; what was written."""
         with inside(self._netns_fd):
             return sysctl.apply(settings)
+
+    def pod_link(self, name: str, container_id: str) -> int:
+        """Index of a sandbox's host veth; 0 when there is none, or when the name is another sandbox's by now."""
+        link = self._host.link(name)
+        return link.index if link is not None and self._same_sandbox(link, container_id) else 0
+
+    def delete_left(self, links: Mapping[int, str]) -> list[str]:
+        """Delete pod links (index -> name) that still exist, together; the names of those that did."""
+        found = [self._host.link_by_index(index) for index in links]
+        left = [link for link in found if link is not None and link.name == links[link.index]]
+        self.delete_links(link.index for link in left)
+        return [link.name for link in left]
 
     def delete_links(self, indexes: Iterable[int]) -> None:
         """Delete links together, as one device group: one grace period (20 ms) instead of one for each."""

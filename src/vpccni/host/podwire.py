@@ -40,20 +40,24 @@ class PodWirer:
     def __init__(self, host: RouteSocket, host_fd: int | None, open_socket: OpenSocket) -> None:
         self._host, self._host_fd, self._open = host, host_fd, open_socket
 
-    def wire(self, wirings: Sequence[PodWiring], netns_fd: int) -> None:
+    def wire(self, wirings: Sequence[PodWiring], netns_fd: int, *, fresh: bool = False) -> None:
         """All interfaces of a pod or, when a step fails, none: then the kernel is as it was before, but for veths of
-        older sandboxes of the same pod, which are gone for good."""
+        older sandboxes of the same pod, which are gone for good.
+
+        `fresh`: the attachment is new, so that a veth of the same sandbox is what an earlier DEL left in a namespace
+        that lives on, with an address that is not the pod's any more; it is replaced, never completed.
+        """
         journal = UndoJournal()
         with self._open(netns_fd) as pod:
             try:
                 for wiring in wirings:
-                    self._wire(wiring, pod, netns_fd, journal)
+                    self._wire(wiring, pod, netns_fd, journal, fresh)
             except BaseException as error:
                 for failure in journal.undo():
                     error.add_note(f"while taking back: {failure.message}")
                 raise
 
-    def _wire(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal) -> None:
+    def _wire(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal, fresh: bool) -> None:
         for _ in range(_ATTEMPTS):
             refusal = self._create(wiring.link, wiring.inside, netns_fd, journal)
             if refusal is None:
@@ -64,7 +68,7 @@ class PodWirer:
             if outer is None:
                 return self._create_elsewhere(wiring, inner, pod, netns_fd, journal)
             _check_ours(wiring, outer)
-            if inner is not None and _same_wiring(wiring, outer, inner):
+            if not fresh and inner is not None and _same_wiring(wiring, outer, inner):
                 return self._complete(wiring.over(outer, inner), (outer, inner), pod, netns_fd, journal)
             # The older sandbox loses its network: its pod has been replaced by the one that we are wiring.
             self._remove(outer)

@@ -62,10 +62,12 @@ class Attachments:
         links: LinkChoice,
         clock: Clock,
         changed: Callable[[], None],
+        left: Callable[[int, str], None],
     ) -> None:
-        """`changed` is called after every change of the pool: it wakes the engine and the checkpoint writer."""
+        """`changed` is called after every change of the pool: it wakes the engine and the checkpoint writer. `left`
+        hears of the host veth (index, name) of a pod that was unwired."""
         self.pool, self._worker, self._wires = pool, worker, wires
-        self._flows, self._links, self._clock, self._changed = flows, links, clock, changed
+        self._flows, self._links, self._clock, self._changed, self._left = flows, links, clock, changed, left
         self._busy: dict[PodKey, tuple[asyncio.Lock, int]] = {}
 
     async def add(self, key: PodKey, pod: PodIdentity, netns_fd: int) -> Wired:
@@ -100,12 +102,15 @@ class Attachments:
             if grant is None:
                 return None
             now = self._clock.now()
-            await self._worker.submit(
+            link = self._link(grant.pod)
+            index = await self._worker.submit(
                 Job(
-                    lambda: self._unwire(grant),
+                    lambda: self._wires.unwire(attachment(grant).addresses, link, grant.key.container_id),
                     after=(records.released(grant, now),),
                 )
             )
+            assert isinstance(index, int)
+            self._left(index, link)
             await self._flows.forget([granted.address for granted in grant.addresses])
             self.pool.release(grant.key, now)
             self._changed()
@@ -116,7 +121,7 @@ class Attachments:
         free = [address for address in addresses if self.pool.owner(address) is None]
         if not free:
             return
-        link = conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
+        link = self._link(pod)
         places = [PodAddress(address, table=0) for address in free]
         await self._worker.submit(Job(lambda: self._wires.unwire(places, link, key.container_id)))
 
@@ -162,7 +167,7 @@ class Attachments:
         grant = self.pool.grant(key)
         if grant is not None or pod is None:
             return grant
-        link = conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
+        link = self._link(pod)
         found = (self.pool.grant(other) for other in recovery.fallback_keys(key, link))
         return next((grant for grant in found if grant is not None), None)
 
@@ -171,9 +176,8 @@ class Attachments:
         plan = PodLinkPlan(links.next_index(), links.next_mac(), links.mtu, links.veth_prefix, links.next_mac())
         return podnet.wiring(attachment(grant), plan)
 
-    def _unwire(self, grant: Grant) -> None:
-        link = conventions.host_link_name(self._links.veth_prefix, grant.pod.namespace, grant.pod.name)
-        self._wires.unwire(attachment(grant).addresses, link, grant.key.container_id)
+    def _link(self, pod: PodIdentity) -> str:
+        return conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
 
     @asynccontextmanager
     async def _alone(self, key: PodKey) -> AsyncIterator[None]:

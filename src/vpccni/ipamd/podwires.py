@@ -28,16 +28,21 @@ class PodWires:
 
     def wire(self, wiring: PodWiring, netns_fd: int, *, repeated: bool) -> PodWiring:
         """Connect one interface of a pod, or raise and leave nothing. Returns the wiring with the MACs in force."""
-        self._kernel.wire(wiring, netns_fd)
+        self._kernel.wire(wiring, netns_fd, fresh=not repeated)
         if not repeated:
             return wiring
         found = podcheck.ends(wiring, netns_fd)
         host_mac, pod_mac = (link.mac if link else "" for link in (found.outer, found.inner))
         return wiring_of(wiring.attachment, replace(wiring.plan, host_mac=host_mac, pod_mac=pod_mac))
 
-    def unwire(self, addresses: Sequence[PodAddress], link_name: str, container_id: str) -> object:
-        """Remove a pod's rules and routes, and nothing that belongs to another sandbox."""
-        return self._kernel.unwire(addresses, link_name, container_id)
+    def unwire(self, addresses: Sequence[PodAddress], link_name: str, container_id: str) -> int:
+        """Remove a pod's rules and routes, and nothing that belongs to another sandbox.
+
+        Returns the index of the host veth, which dies with the pod's namespace; 0 when it is gone already.
+        """
+        index = self._kernel.pod_link(link_name, container_id)
+        self._kernel.unwire(addresses, link_name, container_id)
+        return index
 
     def repair(self, pods: Sequence[PodAttachment], busy: frozenset[IPAddress]) -> list[str]:
         """Make pod routes and rules those of `pods`, and of nobody else; addresses that are `busy` are left alone.

@@ -43,6 +43,7 @@ from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.readiness import Readiness
 from vpccni.ipamd.records import Intent
 from vpccni.ipamd.server import RelayServer
+from vpccni.ipamd.strays import StrayLinks, delete_left
 from vpccni.ipamd.worker import Worker
 from vpccni.netlink.conntrack import flush_address
 from vpccni.settings import Settings, parse
@@ -127,7 +128,7 @@ class Daemon:
         stopping: asyncio.Event,
         died: asyncio.Future[None],
     ) -> None:
-        attachments, flusher = self._attachments(kernel, worker)
+        attachments, flusher, strays = self._attachments(kernel, worker)
         bring_up = BringUp(self._parts(kernel, worker, attachments, intents))
         behind = store.WriteBehind(
             self._checkpoint,
@@ -149,6 +150,7 @@ class Daemon:
                     tasks.create_task(drain(api, self._pool, paths.DEL_QUEUE), name="queued DELs"),
                     tasks.create_task(behind.run(), name="write behind"),
                     tasks.create_task(flusher.run(), name="flows"),
+                    tasks.create_task(strays.run(), name="stray links"),
                     tasks.create_task(self._http(), name="http"),
                     tasks.create_task(bring_up.run(), name="bring up"),
                     tasks.create_task(_raise_when(died), name="wiring thread"),
@@ -164,12 +166,16 @@ class Daemon:
             await server.close()
             checkpoint.write(self._checkpoint, behind.allocations())
 
-    def _attachments(self, kernel: NodeKernel, worker: Worker) -> tuple[Attachments, FlowFlusher]:
+    def _attachments(self, kernel: NodeKernel, worker: Worker) -> tuple[Attachments, FlowFlusher, StrayLinks]:
         settings = self._settings
         flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
         links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
         wires = PodWires(kernel, settings.veth_prefix)
-        return Attachments(self._pool, worker, wires, flusher, links, self._clock, self._changed), flusher
+        strays = StrayLinks(delete_left)
+        attachments = Attachments(
+            self._pool, worker, wires, flusher, links, self._clock, self._changed, left=strays.left
+        )
+        return attachments, flusher, strays
 
     def _parts(self, kernel: NodeKernel, worker: Worker, attachments: Attachments, intents: dict[str, Intent]) -> Parts:
         settings = self._settings
