@@ -38,3 +38,13 @@ def test_the_limit_of_the_instance_type_comes_before_throttling() -> None:
 def test_without_an_obstacle_the_pool_s_own_words_stand() -> None:
     assert explained(EMPTY, [], FULL) is EMPTY
     assert explained(EMPTY, [Wait("eni-young", 5.0, "too young to free")], FULL) is EMPTY
+
+
+def test_a_subnet_that_cannot_fill_attached_enis_comes_before_the_limit_of_enis() -> None:
+    waits = [Wait("eni-limit", None, "all 3 attached"), Wait("subnet-hold", 5.0, "subnet-1 had no room")]
+    assert explained(EMPTY, waits, FULL).error_code == "subnet-empty"
+
+
+def test_addresses_that_only_have_to_cool_down_need_no_other_reason() -> None:
+    cooling = NoAddress("assign an address to default/web", "9 are cooling down", code="all-cooling", hint="wait 3 s")
+    assert explained(cooling, [Wait("eni-limit", None, "all 3 attached")], None) is cooling

@@ -56,6 +56,11 @@ class Cooldown:
         first = next(iter(self._released.values()), None)
         return None if first is None else first + self.period_s + 1e-6
 
+    def rests_in(self, now: float) -> float | None:
+        """Seconds until the first address has rested."""
+        rest = self.next_rest()
+        return None if rest is None else max(0.0, rest - now)
+
     def released(self) -> dict[IPAddress, float]:
         """A copy: address -> release time, oldest first."""
         return dict(self._released)

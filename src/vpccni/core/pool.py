@@ -244,7 +244,7 @@ class Pool:
             best = self._best(card)
             if best is None:
                 raise refusal.no_address(
-                    pod, card, self.tally(now, card), self._cooldown.next_rest(), len(self._inventory.enis)
+                    pod, card, self.tally(now, card), self._cooldown.rests_in(now), len(self._inventory.enis)
                 )
             chosen.append(best)
         grant = Grant(key, pod, tuple(self._take(eni, held, key) for eni, held in chosen), now)

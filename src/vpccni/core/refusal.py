@@ -15,7 +15,7 @@ from vpccni.errors import NoAddress, Refused
 _GROWING = "the pool grows in the background; the runtime retries"
 
 
-def no_address(pod: PodIdentity, card: int, tally: Tally, next_rest: float | None, enis: int) -> NoAddress:
+def no_address(pod: PodIdentity, card: int, tally: Tally, rest_in_s: float | None, enis: int) -> NoAddress:
     """Why no address can be had now.
 
     Codes: `pool-starting` (no ENI known yet), `pool-empty` (ENIs without addresses), `all-cooling` (every address
@@ -40,7 +40,7 @@ def no_address(pod: PodIdentity, card: int, tally: Tally, next_rest: float | Non
         code = "all-cooling"
         why = f"{tally.assigned} of {tally.total} addresses are in use and the other {tally.cooling} are cooling down"
         hint = "retry after the cooldown (IP_COOLDOWN_PERIOD); a larger WARM_IP_TARGET absorbs such bursts"
-        evidence["next_rest"] = next_rest
+        evidence["next_rest_in_s"] = None if rest_in_s is None else round(rest_in_s, 1)
     else:
         code, why, hint = "all-assigned", f"all {tally.total} addresses are in use", _GROWING
     return NoAddress(f"assign an address to {pod}", why, code=code, hint=hint, evidence=evidence)

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.2, 10.0
+READY_RETRY_S = 5.0
 VPC_CIDR_REFRESH_S = 30.0
 UPKEEP_S = 30.0
 SWEEP_S = 3600.0
@@ -207,6 +208,7 @@ class BringUp:
         except VpcCniError as error:
             log.error("%s", error, extra={"facts": {**error.evidence, "next": error.hint}})
             parts.readiness.waiting_for(str(error))
+            asyncio.get_running_loop().call_later(READY_RETRY_S, self.wake)  # nothing else may wake the engine for long
             return
         parts.metrics.start_up.observe(parts.clock.now() - self.started_at)
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 8
 PATIENCE_S = 600.0
+DROPPED_S = 1.0  # an answer that breaks off sooner is a broken connection, not a silent endpoint
 LONGEST_TURN_S = 300.0  # whatever the pacer makes of a long outage: a node does not sleep for hours after it
 
 
@@ -64,12 +65,17 @@ class CloudCalls:
         if pace is None:
             return await self.execute(call)
         deadline = pace.clock.now() + PATIENCE_S
+        dropped = False
         while True:
             await self._await_turn(pace, action)
+            asked_at = pace.clock.now()
             try:
                 answer = await self.execute(call)
             except CloudError as error:
                 now = pace.clock.now()
+                if not error.aws_code and action.startswith("Describe") and not dropped and now - asked_at < DROPPED_S:
+                    dropped = True  # a kept connection that the other side had just closed: asking again is harmless
+                    continue
                 if error.aws_code not in THROTTLES:
                     if error.aws_code:
                         pace.pacer.admitted(action, now)

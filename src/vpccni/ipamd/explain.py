@@ -13,17 +13,17 @@ from vpccni.core.steps import Wait
 from vpccni.errors import NoAddress, VpcCniError
 
 _HINTS = {
-    "eni-limit": "this instance type is full: use a larger type, more nodes, or a lower max-pods for kubelet",
-    "max-eni": "raise MAX_ENI, or add nodes",
     "eni-full": "see what EC2 said below; the daemon reads the ENI again and uses others meanwhile",
     "subnet-fragmented": "reserve a range for prefixes in the subnet, or set VPCCNI_PREFIX_FALLBACK=true",
     "subnet-hold": "free addresses in the subnet, or tag another one of this zone with kubernetes.io/role/cni=1",
+    "eni-limit": "this instance type is full: use a larger type, more nodes, or a lower max-pods for kubelet",
+    "max-eni": "raise MAX_ENI, or add nodes",
     "attach-blocked": "see what EC2 said below; the daemon tries again by itself",
     "throttled": "nothing to do: the daemon backs off and tries again",
     "cordoned": "uncordon the node, or set AWS_MANAGE_ENIS_NON_SCHEDULABLE=true",
     "paused": "switch provisioning on again, or assign addresses from outside",
 }
-# What of several obstacles is told first: the one that somebody can do something about.
+# What of several obstacles is told first: what keeps attached ENIs from being filled, then what keeps more from coming.
 _ORDER = tuple(_HINTS)
 
 
@@ -33,7 +33,7 @@ def explained(refusal: NoAddress, waits: Sequence[Wait], error: VpcCniError | No
     Unchanged when nothing stands in the way of growth, or when addresses only have to cool down.
     """
     known = [wait for wait in waits if wait.code in _HINTS]
-    if not known:
+    if not known or refusal.error_code == "all-cooling":
         return refusal
     wait = min(known, key=lambda each: _ORDER.index(each.code))
     evidence, cni = dict(refusal.evidence), refusal.cni_error_code
