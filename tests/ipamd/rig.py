@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from virtual import VirtualClock
 
 from vpccni.aws import failure, tags
-from vpccni.aws.values import Interface, IPAddress, IPNetwork, NodeIdentity
+from vpccni.aws.values import Interface, IPAddress, IPNetwork, MetadataInterface, NodeIdentity
 from vpccni.core import conventions
 from vpccni.core.grant import Grant, PodIdentity, PodKey
 from vpccni.core.pacing import Pacer
@@ -139,7 +139,9 @@ class Process:
                 rig.node.instance_id, now, settings.cluster_name, settings.additional_eni_tags
             ),
         )
-        self.view = NodeView(rig.node, settings, self.calls, rig.pods_seen, rig.record, clock, self.size.limits.cards)
+        self.view = NodeView(
+            rig.node, settings, self.calls, rig.pods_seen, rig.record, clock, self.size.limits.cards, rig.listed
+        )
         configs = None
         if settings.custom_networking:
             configs = EniConfigs(Path(settings.eni_config_dir), settings.eni_config_name)
@@ -250,6 +252,7 @@ class Rig:
         self.refuse: Callable[[str], None] = lambda action: None
         self.lose: Callable[[str], bool] = lambda action: False
         self.blow_at, self.moments = 0, 0
+        self.listed: Callable[[], Awaitable[Sequence[MetadataInterface]]] | None = None  # the metadata service
         self.ec2 = HookedEc2(self.cloud, self._before, self._after)
         (primary,) = DirectEc2(self.cloud).attached(self.instance.instance_id)
         assert primary.primary_address is not None

@@ -48,6 +48,7 @@ __all__ = [
     "UpdateEni",
     "apply",
     "reconcile",
+    "reconcile_pods",
 ]
 
 # EC2 reads may lag behind EC2 writes; an ENI that we changed shorter ago than this is left for the next pass.
@@ -90,7 +91,7 @@ def reconcile(
     for eni_id, eni in seen.items():
         if eni_id in settled:
             corrections += _additions(held.get(eni_id), eni, unsettled)
-    return corrections + _pods(pool, view, now)
+    return corrections + reconcile_pods(pool, view, now)
 
 
 def _removals(
@@ -157,7 +158,8 @@ def _withdrawn(held: HeldEni, block: Block) -> bool:
     return known is not None and not known.confirmed
 
 
-def _pods(pool: Pool, view: View, now: float) -> list[Correction]:
+def reconcile_pods(pool: Pool, view: View, now: float) -> list[Correction]:
+    """The corrections that the kernel's pods alone call for, when EC2 was not asked."""
     if view.pods is None:
         return []
     corrections: list[Correction] = []

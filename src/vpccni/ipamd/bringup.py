@@ -159,6 +159,7 @@ class BringUp:
             parts.worker.record,
             parts.clock,
             self.limits.cards,
+            None if settings.imds_only else lambda: asyncio.to_thread(parts.imds.interfaces),
         )
         side = NodeSide(settings, node.mac, parts.worker, parts.kernel, Firewall(), parts.clock)
         configs = None

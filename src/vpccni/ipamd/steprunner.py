@@ -84,6 +84,7 @@ class StepRunner:
                 case FreeEni():
                     await self._free(step)
         except VpcCniError as error:
+            self._view.doubt(str(error))
             if isinstance(step, AssignBlocks) and error.error_code == "address-limit":
                 self._holds.eni_full(step.eni_id, self._clock.now(), error)
             else:

@@ -8,6 +8,7 @@ Knows how an observation is made and which ENIs are ours to touch. Must never de
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,14 +16,14 @@ from math import inf
 from typing import Any
 
 from vpccni.aws import tags as eni_tags
-from vpccni.aws.values import Interface, IPNetwork, NodeIdentity, Subnet
+from vpccni.aws.values import Interface, IPNetwork, MetadataInterface, NodeIdentity, Subnet
 from vpccni.clock import Clock
-from vpccni.core import corrections, subnets, view
+from vpccni.core import corrections, hints, subnets, view
 from vpccni.core.corrections import Correction, OrphanGrant, ReleaseGrant, RestoreGrant, Suspect
 from vpccni.core.eni import Eni
 from vpccni.core.podseen import ObservedPod
 from vpccni.core.pool import Pool
-from vpccni.core.reconcile import reconcile
+from vpccni.core.reconcile import reconcile, reconcile_pods
 from vpccni.core.view import NodePolicy, View
 from vpccni.errors import CloudError
 from vpccni.ipamd import records
@@ -32,9 +33,11 @@ from vpccni.settings import Settings
 
 log = logging.getLogger(__name__)
 
+ASK_S = 3600.0  # EC2 is asked so often even when nothing raises a doubt: tags are not in the metadata
 FORGET_S = 600.0  # marks of changes; only the last `SETTLE_S` of them matter
 
 Record_ = Callable[[Record], Awaitable[None]]
+Listed = Callable[[], Awaitable[Sequence[MetadataInterface]]]
 PodsSeen = Callable[[], Awaitable[tuple[ObservedPod, ...]]]
 
 
@@ -50,9 +53,13 @@ class NodeView:
         record: Record_,
         clock: Clock,
         cards: tuple[int, ...] = (0,),
+        listed: Listed | None = None,
     ) -> None:
-        """`cards`: the network cards that are managed."""
-        self._cards = cards
+        """`cards`: the network cards that are managed. `listed` asks the metadata service, whose hints say when EC2
+        need not be asked; without it EC2 is asked every time."""
+        self._cards, self._listed = cards, listed
+        self._ask_at = -inf
+        self._doubted = ""
         self._node, self._settings = node, settings
         self._calls, self._pods, self._record, self._clock = calls, pods, record, clock
         self._changed_at: dict[str | IPNetwork, float] = {}
@@ -116,17 +123,21 @@ class NodeView:
         Returns the kinds of corrections that were made.
         """
         observed_at = self._clock.now()
-        await self.observe()
+        why = await self._why_ask(pool, observed_at)
+        if why:
+            log.debug("asking EC2: %s", why)
+            await self.observe()
+            self._doubted = ""
+            self._ask_at = observed_at + ASK_S * _spread(self._node.instance_id)
         pods = await self._pods()
         now, busy = self._clock.now(), sagas_busy()
         seen = tuple(each for each in self.interfaces if each.eni_id not in busy or pool.eni(each.eni_id))
-        found = reconcile(
-            pool,
-            View(seen, observed_at, self._subnets, pods, _created(seen)),
-            self._policy(),
-            now,
-            changed_at=self._changed_at | dict.fromkeys(busy, inf),
-        )
+        observed = View(seen, observed_at, self._subnets, pods, _created(seen))
+        if why:
+            changed_at = self._changed_at | dict.fromkeys(busy, inf)
+            found = reconcile(pool, observed, self._policy(), now, changed_at=changed_at)
+        else:
+            found = reconcile_pods(pool, observed, now)
         grants = {each.key: pool.grant(each.key) for each in found if isinstance(each, ReleaseGrant)}
         for correction, refusal in corrections.apply(pool, found, now):
             log.warning("not corrected: %s", correction, extra={"facts": {"why": str(refusal)}})
@@ -137,6 +148,21 @@ class NodeView:
             elif isinstance(correction, ReleaseGrant) and (grant := grants[correction.key]) is not None:
                 await self._record(records.released(grant, now))
         return [type(each).__name__ for each in found]
+
+    def doubt(self, why: str) -> None:
+        """Something failed: what is true now, EC2 must say at the next reconcile."""
+        self._doubted = why
+
+    async def _why_ask(self, pool: Pool, now: float) -> str:
+        """Why EC2 has to be asked; "" when everything speaks for the pool."""
+        if self._listed is None or now >= self._ask_at:
+            return "it is time"
+        if self._doubted:
+            return self._doubted
+        try:
+            return hints.contradiction(pool, await self._listed(), self._cards)
+        except CloudError as error:
+            return str(error)
 
     def eni_of(self, interface: Interface, now: float) -> Eni:
         """An attached interface as the pool wants it. Raises CloudError when it is not one of ours."""
@@ -194,6 +220,11 @@ class NodeView:
             hint="EC2 may be behind; the daemon asks again",
             evidence={"interfaces": " ".join(each.eni_id for each in self.interfaces)},
         )
+
+
+def _spread(instance_id: str) -> float:
+    """0.8 to 1.2, by instance: the nodes of a fleet that started together do not ask together for ever."""
+    return 0.8 + 0.4 * (zlib.crc32(instance_id.encode()) % 1000) / 1000
 
 
 def _created(interfaces: Iterable[Interface]) -> dict[str, float]:
