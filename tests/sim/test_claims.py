@@ -74,7 +74,7 @@ def test_under_churn_upstreams_rules_starve_pods_in_cooldown_and_ours_do_not() -
 def test_prefixes_are_wasted_by_a_fifth_less_at_no_later_addresses() -> None:
     def over(policy: str):
         return played(
-            "cron",
+            "batch",
             policy=policy,
             nodes=20,
             instance_type="m5.xlarge",
@@ -89,6 +89,27 @@ def test_prefixes_are_wasted_by_a_fifth_less_at_no_later_addresses() -> None:
     assert ours["addresses"]["wasted_hours"] <= 0.8 * theirs["addresses"]["wasted_hours"]
     for figure in ("mean", "p99", "worst"):
         assert ours["time_to_address_s"][figure] <= theirs["time_to_address_s"][figure]
+
+
+def test_fewer_spare_addresses_serve_pods_sooner_than_more_of_them_under_upstreams_rules() -> None:
+    def over(policy: str, spare: int):
+        return played(
+            "batch",
+            policy=policy,
+            nodes=20,
+            instance_type="m5.xlarge",
+            env={"WARM_IP_TARGET": str(spare)},
+            warm_up_s=1800.0,
+            boot_over_s=900.0,
+            duration_s=4 * 3600.0,
+        )
+
+    ours, theirs, same = over("ours", 8), over("upstream", 12), over("upstream", 8)
+    assert ours["addresses"]["wasted_hours"] <= 0.8 * theirs["addresses"]["wasted_hours"]
+    assert ours["addresses"]["wasted_hours"] <= same["addresses"]["wasted_hours"]
+    for figure in ("mean", "p99"):
+        assert ours["time_to_address_s"][figure] <= theirs["time_to_address_s"][figure]
+        assert ours["time_to_address_s"][figure] < same["time_to_address_s"][figure]
 
 
 @pytest.mark.long

@@ -104,7 +104,8 @@ class OurNode(PacedNode):
         if available <= self._wanted.spare:
             return False
         if self._wanted.whole_enis:
-            return any(not held.owned and held.eni.freeable for held in self.pool.held())
+            spare = available - self._wanted.spare
+            return any(not held.owned and held.total <= spare and held.eni.freeable for held in self.pool.held())
         return True
 
     def _turn(self) -> None:

@@ -56,22 +56,22 @@ def _until(start: float, ends_at: float, roll_out: float, rng: random.Random) ->
 
 
 def batch(load: Load) -> Iterator[Life]:
-    """Jobs: a few daemons, and every hour or so a wave that fills up to two thirds of the node for some minutes."""
+    """Jobs: a few daemons, and every two hours or so a wave that fills up to two thirds of the node for some minutes."""
     rng = load.rng
     for _ in range(min(3, load.capacity)):
         yield BEFORE, math.inf
-    t = rng.uniform(0.0, 3600.0)
+    t = rng.uniform(0.0, 7200.0)
     while t < load.duration_s:
         for _ in range(round(load.capacity * rng.uniform(0.2, 0.65))):
             start = t + rng.uniform(0.0, 30.0)
             yield start, start + max(20.0, rng.lognormvariate(math.log(420.0), 0.6))
-        t += rng.expovariate(1 / 3600.0) + 600.0
+        t += rng.expovariate(1 / 5400.0) + 1800.0
 
 
 def cron(load: Load) -> Iterator[Life]:
-    """Schedules: a quarter of the node lives on, a few pods every five minutes and more on the hour, for a minute."""
+    """Schedules: some of the node lives on, a few pods every ten minutes and more on the hour, for a minute."""
     rng = load.rng
-    for _ in range(max(1, load.capacity // 4)):
+    for _ in range(max(1, round(load.capacity * rng.uniform(0.1, 0.4)))):
         yield BEFORE, math.inf
     t = 0.0
     while t < load.duration_s:
@@ -79,7 +79,7 @@ def cron(load: Load) -> Iterator[Life]:
         for _ in range(often * 4 if t % 3600.0 == 0 else often):
             start = t + rng.expovariate(1 / 4.0)
             yield start, start + rng.uniform(30.0, 90.0)
-        t += 300.0
+        t += 600.0
 
 
 def cold_start(load: Load) -> Iterator[Life]:
