@@ -126,7 +126,7 @@ def test_no_call_is_ever_put_off_for_longer_than_the_fleet_or_the_last_window_ne
     pacer, now = Pacer(fleet=fleet), 0.0
     for action, admitted, pause_s, draw in outcomes:
         at = pacer.reserve(action, now)
-        longest = max(serving_s(fleet), pacing.LAST_S, 4 * (now + pacing.MARGIN_S), now / 2) + 2 * len(outcomes) + 1
+        longest = max(serving_s(fleet), pacing.LONGEST_S) + 2 * len(outcomes) + 1
         assert now <= at <= now + longest
         now = at + pause_s
         if admitted:

@@ -57,6 +57,7 @@ FIRST_READ_S = 15.0
 MARGIN_S = 15.0  # after the last refusal of a read, for which the queue is still taken to have been full
 QUIET_S = 300.0  # without a refusal for so long, the next one begins a new episode
 GATHER_S = 2.0  # Amazon VPC CNI 1.23 looks every 5 s, which gathers too, but also when nothing is left
+LONGEST_S = 300.0  # what is inferred without a hint is not trusted further: EC2 may have been out, not busy
 SPACING_S = 1.0  # between two calls of an action that is being refused
 
 
@@ -129,7 +130,8 @@ class Pacer:
             # Queued for a read: as many as were admitted before will be before us where changes are admitted.
             slower = rate_of(action).refill_per_s / CHANGE.refill_per_s
             seen_empty = self._refused_at + MARGIN_S  # not later: there may be nobody left
-            self._slot = max(self._slot, self._began + (min(now, seen_empty) - self._began) * slower)
+            place = self._began + (min(now, seen_empty) - self._began) * slower
+            self._slot = max(self._slot, min(place, now + LONGEST_S))
 
     def refused(self, action: str, now: float, draw: float) -> float:
         """EC2 answered RequestLimitExceeded; until when calls of this action wait. `draw` is uniform in [0, 1)."""
@@ -142,7 +144,9 @@ class Pacer:
         first_s = FIRST_READ_S if is_read(action) and not self._served else FIRST_S
         window_s = max(ahead_s, min(LAST_S, first_s * 2 ** (state.refused - 1)))
         if ahead_s <= 0 and not self._served:
-            window_s = max(window_s, past_s / 2)  # the hint was too low: it will take longer in proportion
+            window_s = max(
+                window_s, min(past_s / 2, LONGEST_S)
+            )  # the hint was too low: it will take longer in proportion
         state.until = now + 1.0 / rate_of(action).refill_per_s + draw * window_s
         if ahead_s > 0 and not self._served:
             self._slot = state.until  # whatever else this node wants, as many others want it too

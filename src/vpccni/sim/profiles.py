@@ -56,7 +56,7 @@ def _until(start: float, ends_at: float, roll_out: float, rng: random.Random) ->
 
 
 def batch(load: Load) -> Iterator[Life]:
-    """Jobs: a few daemons, and every two hours or so a wave that fills up to two thirds of the node for some minutes."""
+    """Jobs: a few daemons, and every two hours or so a wave that fills up to two thirds of the node for minutes."""
     rng = load.rng
     for _ in range(min(3, load.capacity)):
         yield BEFORE, math.inf
