@@ -119,7 +119,7 @@ def test_pods_can_be_deleted_while_no_daemon_runs_and_their_addresses_come_back_
     box.start_daemon("1")
     wait_until(lambda: box.in_use("1") == {kept.address}, 10, "the queued DEL was done, and no other")
     assert box.traces("1", gone.address) == []
-    other = runtime.run_pod("other")
+    other = persist(lambda: runtime.run_pod("other"))
     assert runtime.fetch(other, kept.address) == f"kept saw {other.address}"
     assert runtime.fetch(other, gone.address) == ""
 
