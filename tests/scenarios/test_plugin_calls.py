@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -267,3 +268,24 @@ def test_an_add_right_after_del_in_the_same_namespace_has_one_address(node: Node
     time.sleep(2)  # the collector of strays must not take the new link for the old one
     assert inside(sandbox) == [address_of(result)]
     assert node.call("CHECK", sandbox, path(sandbox), {"prevResult": result}).exit_code == 0
+
+
+def test_an_unreachable_ec2_endpoint_is_named_and_deletes_still_work(node: Node, sandbox: str) -> None:
+    address = address_of(added(node, sandbox))
+    silent = "AWS_ENDPOINT_URL_EC2=http://169.254.169.250:81"  # nobody listens there
+    command = [sys.executable, "-m", "vpccni", "lab", "restart", "ipamd", "--node", "1", "--env", silent]
+    restart = subprocess.Popen(command, env=node.lab.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "EC2" in str(node.call("ADD", "other", path(sandbox)).body), 20, "the refusal names EC2")
+        refused = node.call("ADD", "other", path(sandbox))
+        assert refused.code == 11
+        assert "waiting for EC2's list of interfaces" in refused.body["msg"]
+        assert node.call("STATUS").code == 50
+        assert node.call("DEL", sandbox, path(sandbox)).exit_code == 0
+        assert address not in node.ip("rule")
+    finally:
+        restart.terminate()
+        restart.wait(10)
+    node.lab.run("restart", "ipamd", "--node", "1", "--env", "AWS_ENDPOINT_URL_EC2=http://169.254.169.250")
+    assert node.call("STATUS").exit_code == 0
+    assert address not in node.used()
