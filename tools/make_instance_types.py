@@ -20,7 +20,8 @@ OUTPUT = Path(__file__).parent.parent / "src/vpccni/core/instance_types.json"
 COLUMNS = ["enis_by_card", "ipv4_per_eni", "ipv6_per_eni", "hypervisor", "bare_metal", "vcpus"]
 
 # Types that instances still run on, or that the Amazon VPC CNI 1.23 knows, although DescribeInstanceTypes does not
-# list them any more. Limits as the CNI's own table has them; vCPUs and IPv6 limits as remembered, unverified, 0 when unknown.
+# list them any more. Limits as the CNI's own table has them; vCPUs and IPv6 limits are from memory and unverified,
+# 0 when unknown.
 EXTRAS: dict[str, list[Any]] = {
     "bmn-sf1.metal": [[15], 50, 50, "unknown", True, 0],
     "c5a.metal": [[15], 50, 50, "unknown", True, 96],
