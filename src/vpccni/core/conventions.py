@@ -156,9 +156,13 @@ class PodAlias:
         """Whether `namespace` and `pod` are the whole names."""
         return not self.pod.endswith(CUT)
 
+    def is_of(self, network: str, container_id: str, ifname: str) -> bool:
+        """Whether it names this attachment."""
+        return (self.network, self.container_id, self.ifname) == (network, container_id, ifname)
+
     def same_sandbox(self, other: PodAlias) -> bool:
         """Whether both name the same attachment (network, container and interface)."""
-        return (self.network, self.container_id, self.ifname) == (other.network, other.container_id, other.ifname)
+        return self.is_of(other.network, other.container_id, other.ifname)
 
     def __str__(self) -> str:
         return pod_alias(self.network, self.container_id, self.ifname, self.namespace, self.pod)

@@ -2,7 +2,7 @@
 """`ipam.json`, the state file of the Go daemon: read at start, written behind, so that a node can change hands.
 
 Knows the format `vpc-cni-ipam/1` of the Amazon VPC CNI 1.12 and newer, byte for byte. Must never know the pool.
-`ipamd.recovery` reads it, `ipamd.store` writes it within a second of a change and at stop.
+`ipamd.store` reads it at start and writes it within a second of a change; `ipamd.program` writes it at stop.
 """
 
 from __future__ import annotations

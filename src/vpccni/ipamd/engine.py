@@ -2,7 +2,7 @@
 """The loop that keeps the pool at its targets: woken by demand or time, observes, corrects, plans, acts.
 
 Knows the order of the walk and which steps are under way. Must never decide what is needed (`core.plan`,
-`core.reconcile`) nor how a step is done safely (`ipamd.steps`). Woken by the low watermark, not by a tick.
+`core.reconcile`) nor how a step is done safely (`ipamd.steprunner`). Woken by the low watermark, not by a tick.
 """
 
 from __future__ import annotations

@@ -68,11 +68,7 @@ class PodWires:
 
 def _is_of(seen: ObservedPod, pod: PodAttachment) -> bool:
     if seen.alias is not None:
-        return (seen.alias.network, seen.alias.container_id, seen.alias.ifname) == (
-            pod.network,
-            pod.container_id,
-            pod.ifname,
-        )
+        return seen.alias.is_of(pod.network, pod.container_id, pod.ifname)
     return seen.link.name.endswith(conventions.name_suffix(pod.namespace, pod.pod))
 
 

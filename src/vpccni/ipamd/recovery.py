@@ -119,12 +119,7 @@ def _is_wired(grant: Grant, pod: ObservedPod | None) -> bool:
     if pod is None:
         return False
     if pod.alias is not None:
-        here = pod.alias
-        return (here.network, here.container_id, here.ifname) == (
-            grant.key.network,
-            grant.key.container_id,
-            grant.key.ifname,
-        )
+        return pod.alias.is_of(grant.key.network, grant.key.container_id, grant.key.ifname)
     # Wired by the Go implementation: only the name of the pod is in the link's name. Without one nothing contradicts.
     suffix = conventions.name_suffix(grant.pod.namespace, grant.pod.name)
     return not grant.pod.name or pod.link.name.endswith(suffix)

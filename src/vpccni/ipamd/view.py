@@ -2,7 +2,7 @@
 """What the daemon knows of its ENIs: the last answer of EC2, what it changed itself since, and the corrections.
 
 Knows how an observation is made and which ENIs are ours to touch. Must never decide what a difference means
-(`core.reconcile` does). `ipamd.steprunner` and `ipamd.startup` use it.
+(`core.reconcile` does). `ipamd.steprunner` and `ipamd.bringup` use it.
 """
 
 from __future__ import annotations
