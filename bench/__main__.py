@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command line of the benchmarks: reads the options, runs, prints.
 
-Knows options and output formats. Must never measure anything by itself; `bench.add` does. People call
+Knows options and output formats. Must never measure anything by itself; `bench.add` and `bench.forward` do. People call
 it by `make bench`.
 """
 
@@ -12,16 +12,24 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from typing import Any
 
-from bench.add import SCENARIOS, Peer, run_all, summarise
+from bench import forward
+from bench.add import SCENARIOS, Peer, flatness, run_all, summarise
 from bench.peers import BenchmarkError, Echo, Floor, Node, compile_programs
-from bench.report import print_table
+from bench.report import print_all
+from bench.variants import VARIANTS, Variant, named
 
 
 def options() -> argparse.Namespace:
     """The parsed command line; argparse ends with exit code 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="ADD from exec to result, against its floor.")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="medians are taken over these (5)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="What a pod and a packet cost, against a floor."
+    )
+    known = ", ".join(variant.name for variant in VARIANTS)
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="medians are taken over these (3)")
+    parser.add_argument("--variants", default="all", metavar="LIST", help=f"all, or some of {known}, comma-separated")
+    parser.add_argument("--only", choices=["add", "forward"], help="ADD and DEL, or the cost of packets; else both")
     parser.add_argument("--quick", action="store_true", help="one repetition of two scenarios, to see that it works")
     parser.add_argument("--without-node", action="store_true", help="floor and relay only: no lab is started")
     parser.add_argument("--instance-type", default="c5.18xlarge", help="of the measured node (c5.18xlarge)")
@@ -29,6 +37,10 @@ def options() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.repetitions < 1:
         parser.error("--repetitions must be 1 or more")
+    try:
+        chosen.variants = named("ipv4" if chosen.variants == "all" and chosen.quick else chosen.variants)
+    except ValueError as error:
+        parser.error(str(error))
     return chosen
 
 
@@ -38,23 +50,40 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: cannot make network namespaces: run it as root", file=sys.stderr)
         return 1
-    scenarios = SCENARIOS[:2] if chosen.quick else SCENARIOS
+    results: list[dict[str, Any]] = []
     try:
-        with ExitStack() as stack:
-            compile_programs()
-            peers: list[Peer] = [Floor(), stack.enter_context(Echo())]
-            if not chosen.without_node:
-                peers.append(stack.enter_context(Node(chosen.instance_type)))
-            samples = run_all(scenarios, peers, 1 if chosen.quick else chosen.repetitions)
+        compile_programs()
+        for variant in chosen.variants:
+            results.append(measure(variant, chosen))
+            print(f"{variant.name}: done", file=sys.stderr)
     except BenchmarkError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    rows = [summarise(scenario, samples[scenario.name]) for scenario in scenarios]
     if chosen.output == "json":
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(results, indent=2))
     else:
-        print_table(rows)
+        print_all(results)
     return 0
+
+
+def measure(variant: Variant, chosen: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one kind of node."""
+    scenarios = SCENARIOS[:2] if chosen.quick else SCENARIOS
+    repetitions = 1 if chosen.quick else chosen.repetitions
+    result: dict[str, Any] = {"variant": variant.name}
+    with ExitStack() as stack:
+        peers: list[Peer] = [Floor(variant.family), stack.enter_context(Echo())]
+        node = None if chosen.without_node else stack.enter_context(Node(chosen.instance_type, variant))
+        if node is not None:
+            peers.append(node)
+        if chosen.only != "forward":
+            samples = run_all(scenarios, peers, repetitions)
+            result["rows"] = [summarise(scenario, samples[scenario.name]) for scenario in scenarios]
+            result["flatness"] = flatness(result["rows"]) if node is not None else {}
+        if chosen.only != "add" and node is not None:
+            slices, many = (1, 20) if chosen.quick else (forward.SLICES, forward.MANY)
+            result["forwarding"] = forward.summarise(forward.run(node, repetitions, slices, many))
+    return result
 
 
 if __name__ == "__main__":

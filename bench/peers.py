@@ -20,22 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.add import Sample, Scenario
+from bench.variants import COOLDOWN_S, POOL_ADDRESSES, Variant
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
+INSTALLED = Path("/opt/cni/bin/aws-cni")  # on a node
 RELAY = HERE.parent / "src" / "vpccni" / "cni" / "_relay" / "aws-cni"
 VPCCNI = Path(sys.executable).with_name("vpccni")
 
-# Full before the first ADD, so that nothing waits for EC2: room for a scenario beside those whose addresses cool down.
-POOL_ADDRESSES = 700
-# The shortest with which a DEL works as it does with the default of 30 s: connections are forgotten after the answer.
-COOLDOWN_S = 5
-NODE_SETTINGS = {
-    "MINIMUM_IP_TARGET": str(POOL_ADDRESSES),
-    "WARM_IP_TARGET": "1",
-    "IP_COOLDOWN_PERIOD": str(COOLDOWN_S),
-    "VPCCNI_MAX_PODS": str(POOL_ADDRESSES),
-}
 POOL_WITHIN_S = 60.0
 PODS_GONE_WITHIN_S = 30.0
 
@@ -56,10 +48,13 @@ class Floor:
 
     name = "floor"
 
+    def __init__(self, family: int = 4) -> None:
+        self._family = family
+
     def run(self, scenario: Scenario) -> Sample:
         """Run the scenario once in a network namespace of its own."""
         counts = [str(number) for number in (scenario.present, scenario.pods, scenario.callers)]
-        return parse(_output([str(BUILD / "floor"), str(BUILD / "empty"), *counts]), start=True)
+        return parse(_output([str(BUILD / "floor"), str(BUILD / "empty"), *counts, str(self._family)]), start=True)
 
 
 class Echo:
@@ -93,18 +88,20 @@ class Node:
 
     name = "node"
 
-    def __init__(self, instance_type: str) -> None:
-        self._instance_type = instance_type
+    def __init__(self, instance_type: str, variant: Variant) -> None:
+        self._instance_type, self._variant = instance_type, variant
         # A lab of this process alone: it disturbs neither the user's lab nor another benchmark.
         self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}"}
         self._runs = 0
         self._released: list[tuple[float, int]] = []  # when, how many addresses
 
     def __enter__(self) -> Self:
-        settings = [word for name, value in NODE_SETTINGS.items() for word in ("--env", f"{name}={value}")]
+        variant = self._variant
+        settings = [word for name, value in variant.settings.items() for word in ("--env", f"{name}={value}")]
         try:
-            self._lab("up", "--nodes", "1", "--instance-type", self._instance_type, *settings)
-            self._node = json.loads(self._lab("nodes", "-o", "json"))[0]
+            # The second node is who the pods of the first one talk to.
+            self._lab("up", "--nodes", "2", "--instance-type", self._instance_type, *variant.options, *settings)
+            self._node, self._other = json.loads(self._lab("nodes", "-o", "json"))
             self._wait_for_pool()
             self._netconf = self._write_netconf()
             self._links = self._count_links()
@@ -122,12 +119,32 @@ class Node:
         self._runs += 1
         self._wait_for_room(scenario.present + scenario.pods)
         command = spawn_command(
-            Path("/opt/cni/bin/aws-cni"), self._netconf, "-", scenario, scenario.present, prefix=f"b{self._runs:03d}"
+            INSTALLED, self._netconf, "-", scenario, scenario.present, f"b{self._runs:03d}", self._node["ipamd_pid"]
         )
-        sample = parse(self._lab("exec", f"node/{self._node['name']}", "--", *command), unique=True)
+        sample = parse(self._on_node(*command), unique=True)
         self._released.append((time.monotonic(), scenario.present + scenario.pods))
         self._settle()
         return sample
+
+    def forward(self, few: int, many: int, slices: int) -> list[tuple[str, str, int, float]]:
+        """Round trips and datagrams a second with `few` and with `many` pods: (kind, to whom, pods, per second)."""
+        self._runs += 1
+        self._wait_for_room(many)
+        peer = [str(self._other["netns"]), self._peer_address()]
+        counts = [str(number) for number in (few, many, slices)]
+        program = [str(BUILD / "forward"), str(INSTALLED), str(self._netconf)]
+        text = self._on_node(*program, f"f{self._runs:03d}", *counts, *peer)
+        self._released.append((time.monotonic(), many))
+        self._settle()
+        return [(kind, to, int(pods), float(rate)) for kind, to, pods, rate in map(str.split, text.splitlines())]
+
+    def _on_node(self, *command: str) -> str:
+        return self._lab("exec", f"node/{self._node['name']}", "--", *command)
+
+    def _peer_address(self) -> str:
+        """The other node's primary address of the pods' family."""
+        key = "private_address" if self._variant.family == 4 else "ipv6_address"
+        return str(self._other[key])
 
     def _lab(self, *words: str) -> str:
         return _output([str(VPCCNI), "lab", *words], self._environ)
@@ -183,10 +200,10 @@ class Node:
 
 
 def spawn_command(
-    plugin: Path, netconf: Path, socket: str, scenario: Scenario, present: int, prefix: str = "bench"
+    plugin: Path, netconf: Path, socket: str, scenario: Scenario, present: int, prefix: str = "bench", daemon: int = 0
 ) -> list[str]:
-    """The command line of the C program that plays the container runtime."""
-    counts = [str(number) for number in (present, scenario.pods, scenario.callers)]
+    """The command line of the C program that plays the container runtime; `daemon` is the daemon's process."""
+    counts = [str(number) for number in (present, scenario.pods, scenario.callers, daemon)]
     return [str(BUILD / "spawn"), str(plugin), str(netconf), socket, prefix, *counts]
 
 
@@ -201,10 +218,17 @@ def parse(text: str, *, start: bool = False, unique: bool = False) -> Sample:
             raise BenchmarkError(f"two pods got one address: {', '.join(doubled)}")
     return Sample(
         add_ns=[int(line[2]) for line in adds],
-        wall_ns=next(int(line[1]) for line in lines if line[0] == "wall"),
+        wall_ns=_single(lines, "wall"),
         start_ns=[int(line[3]) for line in adds] if start else [],
         del_ns=[int(line[2]) for line in lines if line[0] == "del"],
+        cpu_ns=_single(lines, "cpu"),
+        del_cpu_ns=_single(lines, "cpu-del"),
     )
+
+
+def _single(lines: list[list[str]], name: str) -> int:
+    """The number of the one line that starts with `name`, 0 without it."""
+    return next((int(line[1]) for line in lines if line[0] == name), 0)
 
 
 def _output(command: list[str], environ: dict[str, str] | None = None) -> str:

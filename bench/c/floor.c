@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The floor of an ADD: an empty static program is started and waited for, then C wires the pod.
  *
- * The same nine messages and three sysctls as the product sends for a pod of a secondary ENI, in the same order of three
- * sendmsg, with nothing around them: no protocol, no allocation, no journal, no result. Runs in a network namespace of its
- * own. usage: floor EMPTY PRESENT PODS CALLERS: PRESENT pods first, unmeasured; then PODS, by CALLERS threads.
- * output: "add POD TOTAL_NS START_NS" per pod, "wall NS", all on stdout.
+ * The same messages and sysctls as the product sends for a pod of a secondary ENI in the per-pod layout, in the same
+ * order of three sendmsg, with nothing around them: no protocol, no allocation, no journal, no result. In IPv6 those of
+ * a pod of the primary ENI, where IPv6 pods live: one rule instead of two, three more sysctls. Runs in a network
+ * namespace of its own.
+ * usage: floor EMPTY PRESENT PODS CALLERS FAMILY: PRESENT pods first, unmeasured; then PODS, by CALLERS threads, in the
+ * address family FAMILY (4 or 6).
+ * output: "add POD TOTAL_NS START_NS" per pod, "wall NS", "cpu NS" (of all measured pods), all on stdout.
  */
 #include "measure.h"
 #include "rtnl.h"
@@ -18,7 +21,32 @@ static char *empty_program;
 static uint64_t start_ns[MAX_PODS], total_ns[MAX_PODS];
 static int node_socket[MAX_CALLERS];
 
-static in_addr_t address_of(int pod) { return htonl(0x0a140000u + 256u + (uint32_t)pod); }
+static int family;
+
+/* An address in the one family that this run is about. */
+struct ip {
+    unsigned char bytes[16];
+};
+
+static size_t ip_length(void) { return family == AF_INET ? 4 : 16; }
+
+static struct ip parse_ip(const char *text)
+{
+    struct ip parsed = {0};
+    if (inet_pton(family, text, parsed.bytes) != 1)
+        errx(1, "%s is no address", text);
+    return parsed;
+}
+
+static struct ip address_of(int pod)
+{
+    struct ip own = parse_ip(family == AF_INET ? "10.20.1.0" : "2001:db8::1:0");
+    own.bytes[ip_length() - 2] = (unsigned char)(own.bytes[ip_length() - 2] + (pod >> 8));
+    own.bytes[ip_length() - 1] = (unsigned char)pod;
+    return own;
+}
+
+static struct ip gateway(void) { return parse_ip(family == AF_INET ? "169.254.1.1" : "fe80::1"); }
 
 static void mac_of(int pod, unsigned char mac[6])
 {
@@ -56,45 +84,48 @@ static void queue_link(struct batch *b, int pod, const char *name)
     end_nest(b, info);
 }
 
-static void queue_route(struct batch *b, in_addr_t dst, int bits, uint32_t index, in_addr_t gateway)
+static void queue_route(struct batch *b, const struct ip *dst, uint32_t index, const struct ip *via)
 {
-    struct rtmsg route = {.rtm_family = AF_INET, .rtm_dst_len = (unsigned char)bits, .rtm_table = RT_TABLE_MAIN,
+    struct rtmsg route = {.rtm_family = (unsigned char)family, .rtm_table = RT_TABLE_MAIN,
+                          .rtm_dst_len = dst ? (unsigned char)(8 * ip_length()) : 0,
                           .rtm_protocol = RTPROT_BOOT, .rtm_type = RTN_UNICAST,
-                          .rtm_scope = gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK};
+                          .rtm_scope = via ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK};
     message(b, RTM_NEWROUTE, CREATE, &route, sizeof route);
-    if (bits)
-        attribute(b, RTA_DST, &dst, 4);
-    if (gateway)
-        attribute(b, RTA_GATEWAY, &gateway, 4);
+    if (dst)
+        attribute(b, RTA_DST, dst->bytes, ip_length());
+    if (via)
+        attribute(b, RTA_GATEWAY, via->bytes, ip_length());
     attribute32(b, RTA_OIF, index);
 }
 
-static void queue_rule(struct batch *b, uint32_t priority, unsigned char table, int attr, in_addr_t address)
+static void queue_rule(struct batch *b, uint32_t priority, unsigned char table, int attr, const struct ip *address)
 {
-    struct fib_rule_hdr rule = {.family = AF_INET, .table = table, .action = FR_ACT_TO_TBL};
-    *(attr == FRA_DST ? &rule.dst_len : &rule.src_len) = 32;
+    struct fib_rule_hdr rule = {.family = (unsigned char)family, .table = table, .action = FR_ACT_TO_TBL};
+    *(attr == FRA_DST ? &rule.dst_len : &rule.src_len) = (unsigned char)(8 * ip_length());
     message(b, RTM_NEWRULE, CREATE, &rule, sizeof rule);
-    attribute(b, attr, &address, 4);
+    attribute(b, attr, address->bytes, ip_length());
     attribute32(b, FRA_PRIORITY, priority);
 }
 
 static void queue_inside(struct batch *b, int pod)
 {
-    in_addr_t gateway = inet_addr("169.254.1.1"), address = address_of(pod);
+    struct ip via = gateway(), address = address_of(pod);
     struct ifinfomsg up = {.ifi_index = POD_INDEX, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
-    struct ifaddrmsg own = {.ifa_family = AF_INET, .ifa_prefixlen = 32, .ifa_index = POD_INDEX};
-    struct ndmsg neighbour = {.ndm_family = AF_INET, .ndm_ifindex = POD_INDEX, .ndm_state = NUD_PERMANENT};
+    struct ifaddrmsg own = {.ifa_family = (unsigned char)family, .ifa_prefixlen = (unsigned char)(8 * ip_length()),
+                            .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0, .ifa_index = POD_INDEX};
+    struct ndmsg neighbour = {.ndm_family = (unsigned char)family, .ndm_ifindex = POD_INDEX,
+                              .ndm_state = NUD_PERMANENT};
     unsigned char mac[6];
 
     mac_of(pod, mac);
     message(b, RTM_NEWLINK, 0, &up, sizeof up);
     message(b, RTM_NEWADDR, CREATE, &own, sizeof own);
-    attribute(b, IFA_LOCAL, &address, 4);
-    attribute(b, IFA_ADDRESS, &address, 4);
-    queue_route(b, gateway, 32, POD_INDEX, 0);
-    queue_route(b, 0, 0, POD_INDEX, gateway);
+    attribute(b, IFA_LOCAL, address.bytes, ip_length());
+    attribute(b, IFA_ADDRESS, address.bytes, ip_length());
+    queue_route(b, &via, POD_INDEX, NULL);
+    queue_route(b, NULL, POD_INDEX, &via);
     message(b, RTM_NEWNEIGH, CREATE, &neighbour, sizeof neighbour);
-    attribute(b, NDA_DST, &gateway, 4);
+    attribute(b, NDA_DST, via.bytes, ip_length());
     attribute(b, NDA_LLADDR, mac, 6);
 }
 
@@ -114,6 +145,7 @@ static void wire(int pod, int host)
 {
     char name[16];
     struct batch link = {0}, inside = {0}, outside = {0};
+    struct ip own = address_of(pod);
 
     snprintf(name, sizeof name, "eni%011x", pod);
     queue_link(&link, pod, name);
@@ -124,12 +156,18 @@ static void wire(int pod, int host)
     queue_inside(&inside, pod);
     enter(pod_ns[pod]);
     int fd = route_socket();
+    if (family == AF_INET6) {
+        write_sysctl("eth0", "disable_ipv6", "0");
+        write_sysctl("lo", "disable_ipv6", "0");
+        write_sysctl("eth0", "accept_dad", "0");
+    }
     enter(node_ns);
     run_batch(fd, &inside, "the pod's objects");
     close(fd);
-    queue_route(&outside, address_of(pod), 32, (uint32_t)HOST_INDEX(pod), 0);
-    queue_rule(&outside, 512, RT_TABLE_MAIN, FRA_DST, address_of(pod));
-    queue_rule(&outside, 1536, 2, FRA_SRC, address_of(pod));
+    queue_route(&outside, &own, (uint32_t)HOST_INDEX(pod), NULL);
+    queue_rule(&outside, 512, RT_TABLE_MAIN, FRA_DST, &own);
+    if (family == AF_INET)
+        queue_rule(&outside, 1536, 2, FRA_SRC, &own);
     run_batch(host, &outside, "the host's objects");
 }
 
@@ -161,23 +199,35 @@ static void prepare_node(void)
     close(fd);
 }
 
+static int family_argument(const char *text)
+{
+    if (strcmp(text, "4") && strcmp(text, "6"))
+        errx(2, "FAMILY is 4 or 6, not %s", text);
+    return *text == '4' ? AF_INET : AF_INET6;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5)
-        errx(2, "usage: floor EMPTY PRESENT PODS CALLERS");
+    if (argc != 6)
+        errx(2, "usage: floor EMPTY PRESENT PODS CALLERS FAMILY");
     empty_program = argv[1];
     int present = number_argument(argv[2], "PRESENT", 0), pods = number_argument(argv[3], "PODS", 1);
     int callers = number_argument(argv[4], "CALLERS", 1), all = present + pods;
+    family = family_argument(argv[5]);
 
     prepare_node();
     create_pod_namespaces(all);
     run_callers(1, 0, present, add);
-    uint64_t wall = run_callers(callers, present, all, add);
-    for (int pod = 0; pod < all; pod++)
-        if (!pod_holds(pod, address_of(pod)))
+    uint64_t cpu = own_cpu_ns(), wall = run_callers(callers, present, all, add);
+    cpu = own_cpu_ns() - cpu;
+    for (int pod = 0; pod < all; pod++) {
+        char text[INET6_ADDRSTRLEN];
+        struct ip own = address_of(pod);
+        if (!pod_holds(pod, inet_ntop(family, own.bytes, text, sizeof text)))
             errx(1, "pod %d does not hold its address", pod);
+    }
     for (int pod = present; pod < all; pod++)
         printf("add %d %lu %lu\n", pod, total_ns[pod], start_ns[pod]);
-    printf("wall %lu\n", wall);
+    printf("wall %lu\ncpu %lu\n", wall, cpu);
     return 0;
 }

@@ -7,6 +7,7 @@
 #pragma once
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,44 @@ static inline uint64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* CPU time of this program and of the children that it has waited for. */
+static inline uint64_t own_cpu_ns(void)
+{
+    uint64_t sum = 0;
+    for (int who = RUSAGE_CHILDREN; who <= RUSAGE_SELF; who++) {
+        struct rusage use;
+        if (getrusage(who, &use) < 0)
+            err(1, "cannot read the CPU time");
+        sum += (uint64_t)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000000u;
+        sum += (uint64_t)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1000u;
+    }
+    return sum;
+}
+
+/* CPU time of all threads of another process; 0 for process 0, which is none. */
+static inline uint64_t process_cpu_ns(int pid)
+{
+    char path[320];
+    uint64_t sum = 0;
+    if (!pid)
+        return 0;
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    if (!tasks)
+        err(1, "cannot read %s", path);
+    for (struct dirent *each; (each = readdir(tasks));) {
+        unsigned long ran = 0;
+        snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pid, each->d_name);
+        FILE *file = each->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (file && fscanf(file, "%lu", &ran) == 1)
+            sum += ran;
+        if (file)
+            fclose(file);
+    }
+    closedir(tasks);
+    return sum;
 }
 
 static inline int open_own_namespace(void)
@@ -70,16 +109,22 @@ static inline void create_pod_namespaces(int count)
 }
 
 /* Whether the pod really holds that address: a benchmark of something that did not happen is worthless. */
-static inline int pod_holds(int pod, in_addr_t address)
+static inline int pod_holds(int pod, const char *text)
 {
     struct ifaddrs *list, *each;
+    char shown[INET6_ADDRSTRLEN];
     int found = 0;
     enter(pod_ns[pod]);
     if (getifaddrs(&list) < 0)
         err(1, "cannot list the addresses of pod %d", pod);
-    for (each = list; each; each = each->ifa_next)
-        if (each->ifa_addr && each->ifa_addr->sa_family == AF_INET && !strcmp(each->ifa_name, "eth0"))
-            found |= ((struct sockaddr_in *)each->ifa_addr)->sin_addr.s_addr == address;
+    for (each = list; each; each = each->ifa_next) {
+        int family = each->ifa_addr ? each->ifa_addr->sa_family : AF_UNSPEC;
+        if ((family != AF_INET && family != AF_INET6) || strcmp(each->ifa_name, "eth0"))
+            continue;
+        void *raw = family == AF_INET ? (void *)&((struct sockaddr_in *)each->ifa_addr)->sin_addr
+                                      : (void *)&((struct sockaddr_in6 *)each->ifa_addr)->sin6_addr;
+        found |= inet_ntop(family, raw, shown, sizeof shown) && !strcmp(shown, text);
+    }
     freeifaddrs(list);
     enter(node_ns);
     return found;
@@ -153,5 +198,14 @@ static inline int number_argument(const char *text, const char *name, int least)
     long value = strtol(text, &end, 10);
     if (*end || value < least || value > MAX_PODS)
         errx(2, "%s is a number from %d to %d, not %s", name, least, MAX_PODS, text);
+    return (int)value;
+}
+
+static inline int pid_argument(const char *text)
+{
+    char *end;
+    long value = strtol(text, &end, 10);
+    if (*end || value < 0 || value > 4194304)
+        errx(2, "%s is no process", text);
     return (int)value;
 }

@@ -12,8 +12,12 @@ import subprocess
 import sys
 
 import pytest
-from bench.add import Sample, Scenario, percentile, run_all, summarise
+from bench.add import Sample, Scenario, flatness, percentile, run_all, summarise
 from bench.peers import BUILD, HERE, BenchmarkError, compile_programs, parse
+from bench.variants import VARIANTS, named
+
+from bench import forward
+from vpccni.settings import parse as parse_settings
 
 ONE = Scenario("one at a time", callers=1, present=0, pods=2)
 MS = 1_000_000
@@ -55,6 +59,48 @@ def test_two_pods_with_one_address_are_an_error_and_not_a_figure():
     assert parse(doubled.replace("10.0.0.1\nw", "10.0.0.2\nw"), unique=True) == Sample([5], 9)
 
 
+def test_cpu_time_is_per_pod_and_has_a_ratio():
+    samples = {
+        "floor": [Sample([MS, MS], 2 * MS, start_ns=[1, 1], cpu_ns=2 * MS)],
+        "relay": [Sample([MS, MS], MS)],
+        "node": [Sample([MS, MS], MS, del_ns=[MS, MS], cpu_ns=6 * MS, del_cpu_ns=4 * MS)],
+    }
+    row = summarise(ONE, samples)
+    assert (row["floor"]["cpu_ms"], row["node"]["cpu_ms"], row["node"]["del_cpu_ms"]) == (1.0, 3.0, 2.0)
+    assert row["cpu_to_floor"] == pytest.approx(3.0)
+
+
+def test_flatness_compares_the_fullest_node_with_the_emptiest():
+    rows = [
+        {"present": present, "callers": callers, "node": {"p50_ms": ms}}
+        for present, callers, ms in [(0, 1, 9.0), (10, 1, 2.0), (700, 1, 3.0), (10, 16, 8.0), (700, 16, 8.0)]
+    ]
+    assert flatness(rows) == {"one at a time": 1.5, "16 at once": 1.0}
+    assert flatness(rows[:2]) == {}
+
+
+def test_the_cost_of_packets_is_the_ratio_of_medians():
+    rates = [("rr", "pod", 10, rate) for rate in (100.0, 110.0, 5.0)] + [("rr", "pod", 700, 50.0)]
+    assert forward.summarise(rates) == [
+        {
+            "kind": "rr",
+            "to": "pod",
+            "few": 10,
+            "many": 700,
+            "few_per_s": 100.0,
+            "many_per_s": 50.0,
+            "cost_ratio": 2.0,
+        }
+    ]
+
+
+def test_the_settings_of_every_variant_are_accepted_by_the_daemon():
+    for variant in VARIANTS:
+        parse_settings(variant.settings)
+    with pytest.raises(ValueError, match="no variant 'ipv5'; there are ipv4"):
+        named("ipv4,ipv5")
+
+
 def test_peers_take_turns():
     order = []
 
@@ -78,9 +124,22 @@ def test_floor_and_relay_run_on_this_kernel():
         cwd=HERE.parent, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = [row for result in json.loads(done.stdout) for row in result["rows"]]
     assert [row["callers"] for row in rows] == [1, 16]
     assert all(row["floor"]["p50_ms"] > row["floor"]["start_p50_ms"] > 0 for row in rows)
+    assert all(row["floor"]["cpu_ms"] > 0 for row in rows)
+
+
+@needs_root
+@pytest.mark.netns
+def test_the_floor_wires_pods_of_either_family():
+    compile_programs()
+    for family in ("4", "6"):
+        done = subprocess.run(
+            [BUILD / "floor", BUILD / "empty", "3", "4", "2", family], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr  # it looks for the address in every pod itself
+        assert len(parse(done.stdout, start=True).add_ns) == 4
 
 
 @needs_root
@@ -88,10 +147,14 @@ def test_floor_and_relay_run_on_this_kernel():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["floor", "/nonexistent", "0", "1", "1"], "cannot start /nonexistent"),
-        (["floor", "x", "0", "many", "1"], "PODS is a number"),
-        (["spawn", "/bin/false", "/dev/null", "-", "p", "0", "1", "1"], "ADD of pod 0 failed"),
-        (["spawn", "/bin/true", "/dev/null", "-", "p", "0", "1", "1"], "has no address"),
+        (["floor", "/nonexistent", "0", "1", "1", "4"], "cannot start /nonexistent"),
+        (["floor", "x", "0", "many", "1", "4"], "PODS is a number"),
+        (["floor", "x", "0", "1", "1", "5"], "FAMILY is 4 or 6"),
+        (["spawn", "/bin/false", "/dev/null", "-", "p", "0", "1", "1", "0"], "ADD of pod 0 failed"),
+        (["spawn", "/bin/true", "/dev/null", "-", "p", "0", "1", "1", "0"], "has no address"),
+        (["spawn", "/bin/true", "/dev/null", "-", "p", "0", "1", "1", "me"], "me is no process"),
+        (["forward", "/bin/false", "/dev/null", "p", "2", "2", "1", "/dev/null", "10.0.0.1"], "ADD of pod 0 failed"),
+        (["forward", "/bin/true", "/dev/null", "p", "2", "1", "1", "/dev/null", "10.0.0.1"], "MANY is a number"),
     ],
 )
 def test_a_pod_that_fails_fails_the_benchmark(words, named):
