@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
-# Written by tools, not by people; a folder is skipped with all that is in it.
-SKIPPED_FOLDERS = {".git", ".venv", "build", "__pycache__", "node_modules"} | {
+# Written by tools, not by people; a folder is skipped with all that is in it. `.git` is a file in a linked worktree.
+SKIPPED = {".git", ".venv", "build", "__pycache__", "node_modules"} | {
     f".{tool}" for tool in ("mypy_cache", "ruff_cache", "pytest_cache", "hypothesis", "import_linter_cache")
 }
 TEXT_SUFFIXES = {
@@ -66,9 +66,10 @@ class Source:
 def files(root: Path = ROOT) -> Iterator[Path]:
     """Every file that people wrote, symbolic links included."""
     for path in sorted(root.iterdir()):
+        if path.name in SKIPPED or path.name.endswith(".egg-info"):
+            continue
         if path.is_dir() and not path.is_symlink():
-            if path.name not in SKIPPED_FOLDERS and not path.name.endswith(".egg-info"):
-                yield from files(path)
+            yield from files(path)
         else:
             yield path
 
