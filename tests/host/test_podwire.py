@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from failing import Failing
 
 from vpccni.core import conventions as c
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring, wiring
@@ -15,7 +16,7 @@ from vpccni.errors import HostError
 from vpccni.host.kernel import NodeKernel
 from vpccni.netlink.errors import NetlinkError
 from vpccni.netlink.socket import RouteSocket
-from vpccni.netlink.values import Link, Request, Route, add, delete, set_link
+from vpccni.netlink.values import Route, add, delete
 
 pytestmark = pytest.mark.netns
 
@@ -94,23 +95,6 @@ def test_nothing_is_listed_while_a_pod_is_wired(spaces):
         kernel.wire(wiring_of(), pod.fd)
         with pytest.raises(AssertionError, match="hot path"):  # the guard works: a repeated ADD has to look
             kernel.wire(wiring_of(), pod.fd)
-
-
-class Failing(RouteSocket):
-    """A real socket that spoils one request, so that the kernel itself refuses it.
-
-    `budget` requests go through unchanged (over all sockets of the test), the next one is replaced by one about a
-    device that does not exist.
-    """
-
-    budget = 0
-
-    def batch(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
-        sent = list(requests)
-        if 0 <= Failing.budget < len(sent):
-            sent[Failing.budget] = set_link(Link("", index=0x7FFFFFF0, up=True))
-        Failing.budget -= len(sent)
-        return super().batch(sent)
 
 
 STEPS = ["link", "up", "address", "gateway", "default", "neighbour", "route", "rule 512", "rule 1536", "alias"]
