@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The warm-pool vectors of Amazon VPC CNI 1.23, executed: pool, engine, sagas and the model of EC2 in virtual time.
-
-A state is written `attached/used` per ENI, the primary first; in prefix mode as the pods on each prefix. Rows that end
-in a note differ on purpose; the note says what upstream does.
-"""
+"""The warm-pool vectors of Amazon VPC CNI 1.23, executed: pool, engine, sagas and the model of EC2 in virtual time."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from pathlib import Path
 import pytest
 import virtual
 from rig import Rig
+from vectors import PREFIX, SECONDARY, SHORT, env, pd, states
 
 from vpccni.aws import tags
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
@@ -21,25 +18,6 @@ from vpccni.ipamd import records
 from vpccni.lab.cloud.addresses import Wanted
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.interfaces import InterfaceChange, NewInterface
-
-UNBOUNDED = {"VPCCNI_MAX_PODS": "100000"}
-SHORT = {
-    "AssignPrivateIpAddresses": "assign",
-    "CreateNetworkInterface": "attach",
-    "UnassignPrivateIpAddresses": "unassign",
-    "DetachNetworkInterface": "free",
-}
-
-
-def env(we: int = 1, wi: int = 0, mi: int = 0, wp: int | None = None, pods: int = 100_000) -> dict[str, str]:
-    chosen = {"WARM_ENI_TARGET": we, "WARM_IP_TARGET": wi, "MINIMUM_IP_TARGET": mi, "VPCCNI_MAX_PODS": pods}
-    if wp is not None:
-        chosen["WARM_PREFIX_TARGET"] = wp
-    return {name: str(value) for name, value in chosen.items()}
-
-
-def pd(**targets: int) -> dict[str, str]:
-    return {**env(**{"wp": 0, **targets}), "ENABLE_PREFIX_DELEGATION": "true"}
 
 
 async def equip(rig: Rig, enis: list[tuple[int, list[int]]], *, prefixes: bool) -> None:
@@ -74,40 +52,11 @@ async def equip(rig: Rig, enis: list[tuple[int, list[int]]], *, prefixes: bool) 
     rig.calls.clear()
 
 
-def states(text: str) -> list[tuple[int, list[int]]]:
-    return [(int(a), [1] * int(b)) for a, b in (part.split("/") for part in text.split())]
-
-
 async def one_tick(rig: Rig) -> tuple[list[int], list[str]]:
     """What the node holds once it has come to rest, and by which calls."""
     await rig.started()
     rig.check()
     return rig.held(), sorted(SHORT[name] for name in rig.mutations() if name in SHORT)
-
-
-# id, settings, state, blocks by ENI afterwards, calls, what upstream does instead
-SECONDARY = [
-    ("A1", env(), "0/0", [9], ["assign"], ""),
-    ("A2", env(), "9/0", [9], [], ""),
-    ("A3", env(), "9/1", [9, 9], ["attach"], ""),
-    ("A4", env(), "9/9 9/0", [9, 9], [], ""),
-    ("A5", env(), "9/0 9/0", [9], ["free"], ""),
-    ("A7", env(), "9/9 9/9 9/9", [9, 9, 9], [], ""),
-    ("A8", env(0), "9/8", [9], [], ""),
-    ("A9", env(0), "9/9", [9, 9], ["attach"], ""),
-    ("A10", env(0), "9/9 9/0", [9, 9], [], "frees E1 and attaches it again for ever"),
-    ("A11", env(1, 2), "0/0", [2], ["assign"], ""),
-    ("A12", env(1, 2, 5), "0/0", [5], ["assign"], ""),
-    ("A14", env(1, 2, 5), "5/4", [6], ["assign"], ""),
-    ("A15", env(1, 2, 5), "9/2", [5], ["unassign"], ""),
-    ("A16", env(1, 2, 5), "9/6", [8], ["unassign"], ""),
-    ("A18", env(1, 0, 5), "5/5", [6], ["assign"], "nothing; the sixth pod can never start"),
-    ("A19", env(1, 0, 5), "9/5", [6], ["unassign"], "gives four back, nothing is left for the next pod"),
-    ("A21", env(1, 3, 12), "9/0", [9, 3], ["attach"], ""),
-    ("A22", env(1, 30), "0/0", [9, 9, 9], ["assign", "attach", "attach"], "the same in three ticks"),
-    ("A23", env(pods=9), "9/9", [9], [], ""),
-    ("A28", env(1, 1, 1), "6/5 4/0", [6], ["free"], "this, or at random two calls and two ENIs for ever"),
-]
 
 
 @pytest.mark.parametrize(
@@ -133,26 +82,6 @@ def test_custom_networking_vectors_end_to_end(environ: dict[str, str], held: lis
         assert await one_tick(rig) == (held, ["attach"])
 
     virtual.run(story())
-
-
-PREFIX = [
-    ("P1", pd(wp=1), [[]], [1], ["assign"], ""),
-    ("P2", pd(wp=1), [[0]], [1], [], ""),
-    ("P3", pd(wp=1), [[1]], [2], ["assign"], ""),
-    ("P4", pd(wp=1), [[1, 0]], [2], [], ""),
-    ("P5", pd(wp=1), [[8, 8]], [2], [], ""),
-    ("P7", pd(wp=1), [[1, 0, 0]], [2], ["unassign"], ""),
-    ("P8", pd(wp=3), [[]], [3], ["assign"], ""),
-    ("P10", pd(wi=1, mi=1), [[16]], [2], ["assign"], ""),
-    ("P11", pd(wi=16), [[0]], [1], [], ""),
-    ("P13", pd(wi=5, mi=20), [[]], [2], ["assign"], ""),
-    ("P14", pd(wi=5, mi=20), [[0, 0, 0]], [2], ["unassign"], ""),
-    ("P15", pd(wi=15), [[1, 1, 1]], [3], [], ""),
-    ("P17", pd(wp=1), [[16, 16, 16]], [3, 1], ["attach"], ""),
-    ("P19", pd(wi=1, mi=1, wp=1), [[1], [0]], [1], ["free"], "gives the prefix back and keeps the empty ENI"),
-    ("P20", pd(wi=1, mi=1), [[1], []], [1], ["free"], "keeps the empty ENI: it wants 16 free elsewhere"),
-    ("P21", pd(mi=16), [[16]], [2], ["assign"], "nothing, though no address is left"),
-]
 
 
 @pytest.mark.parametrize(
