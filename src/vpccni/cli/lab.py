@@ -15,6 +15,7 @@ import typer
 
 from vpccni.cli import lab_fault, lab_pod
 from vpccni.cli.lab_calls import calls
+from vpccni.cli.lab_overlay import compare_overlay
 from vpccni.cli.lab_probe import probe
 from vpccni.cli.lab_subnet import subnet
 from vpccni.cli.output import Format, Marked, OutputOption, assignments, emit, say, session, show, table
@@ -29,6 +30,7 @@ restart = typer.Typer(help="Restart a program of a node.", no_args_is_help=True)
 app.add_typer(restart, name="restart")
 app.command()(probe)
 app.command()(calls)
+app.command()(compare_overlay)
 app.command()(subnet)
 
 EnvOption = Annotated[
