@@ -45,7 +45,6 @@ _IGNORED = {
 }
 # Features that this version does not have: what a user who switches one on must be told, never silently ignored.
 _NOT_BUILT = (
-    "enable_ipv6",
     "enable_pod_eni",
     "enable_multi_nic",
     "enable_v6_egress",
@@ -79,6 +78,7 @@ class Settings:
     # Families and modes.
     enable_ipv4: bool = _var("ENABLE_IPv4", BOOL, True, "pods get IPv4 addresses")
     enable_ipv6: bool = _var("ENABLE_IPv6", BOOL, False, "pods get IPv6 addresses")
+    dual_stack: bool = _var("VPCCNI_DUAL_STACK", BOOL, False, "IPv4 pods get an IPv6 address as well")
     enable_prefix_delegation: bool = _var("ENABLE_PREFIX_DELEGATION", BOOL, False, "assign /28 or /80 blocks")
     prefix_fallback: bool = _var("VPCCNI_PREFIX_FALLBACK", BOOL, True, "single addresses where no /28 is free")
     custom_networking: bool = _var("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", BOOL, False, "pods as ENIConfig says")
@@ -175,6 +175,13 @@ class Settings:
     disable_metrics: bool = _var("DISABLE_METRICS", BOOL, False, "no Prometheus endpoint")
 
     warnings: tuple[str, ...] = ()  # things accepted that are probably not meant; not a variable
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions of pods' addresses; the first one is what the pool counts."""
+        if self.enable_ipv6:
+            return (6,)
+        return (4, 6) if self.dual_stack else (4,)
 
     @property
     def provisioning(self) -> bool:
@@ -289,10 +296,15 @@ def _conflicts(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if s.enable_ipv6 and s.custom_networking:
         involved = ("ENABLE_IPv6", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG")
         yield involved, "ENABLE_IPv6 excludes AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"
-    if s.enable_ipv6:
+    for name, text in _dual_stack_conflicts(s):
+        yield ("VPCCNI_DUAL_STACK", name), text
+    if 6 in s.versions:
+        family = "ENABLE_IPv6" if s.enable_ipv6 else "VPCCNI_DUAL_STACK"
+        if s.disable_pod_v6:
+            yield (family, "DISABLE_POD_V6"), f"{family} excludes DISABLE_POD_V6, which takes IPv6 from pods"
         for name, mtu in (("AWS_VPC_ENI_MTU", s.eni_mtu), ("POD_MTU", s.pod_mtu)):
             if mtu < 1280 and (name != "POD_MTU" or mtu != s.eni_mtu):
-                yield ("ENABLE_IPv6", name), f"{name}={mtu} is below 1280, the least that IPv6 allows"
+                yield (family, name), f"{name}={mtu} is below 1280, the least that IPv6 allows"
     if s.enable_prefix_delegation and not (s.warm_ip_target or s.warm_prefix_target or s.minimum_ip_target):
         targets = ("WARM_IP_TARGET", "WARM_PREFIX_TARGET", "MINIMUM_IP_TARGET")
         text = f"ENABLE_PREFIX_DELEGATION needs at least one of {', '.join(targets)} above 0"
@@ -300,6 +312,15 @@ def _conflicts(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if s.plugin_log_file.lower() == "stdout":
         text = "AWS_VPC_K8S_PLUGIN_LOG_FILE=stdout would garble the plugin's result, use stderr or a file"
         yield ("AWS_VPC_K8S_PLUGIN_LOG_FILE",), text
+
+
+def _dual_stack_conflicts(s: Settings) -> Iterator[tuple[str, str]]:
+    """(other variable, what is wrong) for VPCCNI_DUAL_STACK, which adds IPv6 addresses to those of an IPv4 cluster."""
+    if s.dual_stack and s.enable_ipv6:
+        yield "ENABLE_IPv6", "VPCCNI_DUAL_STACK excludes ENABLE_IPv6: it adds IPv6 addresses to IPv4 pods"
+    if s.dual_stack and s.enable_v6_egress:
+        text = "VPCCNI_DUAL_STACK excludes ENABLE_V6_EGRESS: its pods reach IPv6 hosts with their own address"
+        yield "ENABLE_V6_EGRESS", text
 
 
 def _unread(involved: tuple[str, ...], values: Mapping[str, Any], environ: Mapping[str, str]) -> bool:

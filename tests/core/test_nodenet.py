@@ -54,14 +54,30 @@ def test_both_families_of_an_eni_get_their_table():
         (
             replace(ETH0, interfaces=(*ETH0.interfaces, IPv6Interface("2600:1f13:1::10/64"))),
             replace(ETH1, interfaces=(*ETH1.interfaces, v6)),
-        )
+        ),
+        versions=(4, 6),
     )
     lines = text(node)
     assert "fe80:ec2::1 dev eth1 table 2 metric 1024" in lines
     assert "default via fe80:ec2::1 dev eth1 table 2 metric 1024" in lines
     assert "32765: from 2600:1f13:1::20 lookup 2" in lines
     assert lines.count("1024: from all fwmark 0x80/0x80 lookup main") == 2
-    assert ("net/ipv6/conf/all/forwarding", "1") in sysctls(node)
+    assert sysctls(node)[-3:] == (
+        ("net/ipv6/conf/eth0/accept_ra", "2"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv4/ip_forward", "1"),
+    ), "what advertisements taught survives the start of forwarding"
+
+
+def test_an_eni_without_an_ipv6_address_of_its_own_still_gets_the_table_of_its_pods():
+    lines = text(NodeNet((ETH0, ETH1), versions=(6,)))
+    assert lines == [
+        "2: eth0: <UP> mtu 9001",
+        "3: eth1: <UP> mtu 9001",
+        "fe80:ec2::1 dev eth1 table 2 metric 1024",
+        "default via fe80:ec2::1 dev eth1 table 2 metric 1024",
+        "1024: from all fwmark 0x80/0x80 lookup main",
+    ]
 
 
 def test_only_the_primary_eni_filters_loosely():

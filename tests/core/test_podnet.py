@@ -81,6 +81,7 @@ def test_an_ipv6_pod_differs_only_by_its_addresses():
         "ip neigh add fe80::1 lladdr 0a:58:00:00:00:03 dev eth0 nud permanent",
     ]
     assert ("net/ipv6/conf/eth0/accept_dad", "0") in wired.pod_sysctls
+    assert (f"net/ipv6/conf/{wired.link.name}/accept_dad", "0") in wired.sysctls
 
 
 def test_an_interface_with_addresses_of_both_families_gets_a_gateway_of_each():

@@ -93,7 +93,7 @@ class KernelSide:
     """Routes of ENIs: which ENI ids are set up."""
 
     def __init__(self) -> None:
-        self.subnets: dict[str, IPNetwork] = {}
+        self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
         self.enis: set[str] = set()
         self.broken = False
 
@@ -118,7 +118,7 @@ class Process:
         limits = known_limits(rig.node.instance_type)
         assert limits is not None
         self.size = sizing(settings, limits)
-        self.pool = Pool(settings.ip_cooldown_s, self.size.mode, self.size.version)
+        self.pool = Pool(settings.ip_cooldown_s, self.size.mode, self.size.version, dual=settings.dual_stack)
         remembered = records.replay(rig.journal)
         self.intents = remembered.intents
         store.fill(self.pool, recovery.recover(remembered, [], rig.pods(), clock.now()))

@@ -21,6 +21,7 @@ from lives import Life
 from rig import Rig
 
 from vpccni.core.pool import Pool
+from vpccni.lab.cloud.direct import DirectEc2
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.interfaces import NewInterface
 
@@ -32,6 +33,9 @@ MODES: tuple[dict[str, str], ...] = (
     {"ENABLE_PREFIX_DELEGATION": "true"},
     {"ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARGET": "3"},
     {"ENABLE_PREFIX_DELEGATION": "true", "VPCCNI_PREFIX_FALLBACK": "false"},
+    {"VPCCNI_DUAL_STACK": "true"},
+    {"VPCCNI_DUAL_STACK": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARGET": "3"},
+    {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"},
 )
 CODES = (
     "RequestLimitExceeded", "InternalError", "UnauthorizedOperation", "InsufficientFreeAddressesInSubnet",
@@ -69,9 +73,10 @@ def interfere(life: Life, how: str) -> None:
             rig.cloud.delete_network_interface(eni.eni_id)
         return
     if how == "unassign" and (enis[0].addresses or enis[0].prefixes):
-        singles, prefixes = enis[0].addresses[:1], enis[0].prefixes[:1]
+        singles = [each for each in enis[0].addresses if each.version == 4][:1]
+        prefixes = rig.rng.sample(enis[0].prefixes, min(1, len(enis[0].prefixes)))
         life.taken |= {ip_network(address) for address in singles} | set(prefixes)
-        rig.cloud.unassign_private_ip_addresses(enis[0].eni_id, singles, prefixes)  # type: ignore[arg-type]
+        DirectEc2(rig.cloud).unassign(enis[0].eni_id, singles, prefixes)
     if how == "assign" and len(enis[0].addresses) + len(enis[0].prefixes) < 9:
         with suppress(ApiError):
             rig.cloud.assign_private_ip_addresses(enis[0].eni_id, count=1)
@@ -94,7 +99,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.loop = virtual.VirtualLoop()
 
         async def begin() -> None:
-            self.life = Life(Rig("m5.large", size, seed=seed))
+            self.life = Life(Rig("m5.large", size, seed=seed, ipv6=True))
             await self.life.restart(**mode)
 
         self.run(begin())
@@ -162,7 +167,7 @@ TestEngineMachine.settings = settings(max_examples=25, stateful_step_count=20, d
 def a_random_day(seed: int, steps: int = 40) -> None:
     async def story() -> None:
         rng = random.Random(seed)
-        life = Life(Rig("m5.large", rng.choice(["10.0.0.0/26", "10.0.0.0/23"]), seed=seed))
+        life = Life(Rig("m5.large", rng.choice(["10.0.0.0/26", "10.0.0.0/23"]), seed=seed, ipv6=True))
         await life.restart(**rng.choice(MODES))
         for _ in range(steps):
             match rng.choice(["arrive", "arrive", "drop", "sleep", "die", "mode", "refuse", "lose", "interfere"]):

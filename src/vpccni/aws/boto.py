@@ -64,6 +64,7 @@ class Ec2:
         address_count: int = 0,
         prefix_count: int = 0,
         ip_version: int = 4,
+        beside_prefix_count: int = 0,
         client_token: str = "",
     ) -> Interface:
         """CreateNetworkInterface. Tags go along, so that an interface is never without an owner."""
@@ -75,6 +76,7 @@ class Ec2:
         if client_token:
             request["ClientToken"] = client_token
         request |= _counts(address_count, prefix_count, ip_version)
+        request |= _counts(0, beside_prefix_count, 4 if ip_version == 6 else 6)
         return decode.interface(self._call("CreateNetworkInterface", **request)["NetworkInterface"])
 
     def attach(self, eni_id: str, instance_id: str, device: int, card: int = 0) -> str:

@@ -32,10 +32,12 @@ class Interfaces(Protocol):
         address_count: int = 0,
         prefix_count: int = 0,
         ip_version: int = 4,
+        beside_prefix_count: int = 0,
         client_token: str = "",
     ) -> Interface:
         """Create an interface with so many secondary addresses or prefixes (one of the two), all in one call.
 
+        `beside_prefix_count`: so many prefixes of the other family as well.
         The same non-empty `client_token` with the same arguments returns the interface made before.
         """
 

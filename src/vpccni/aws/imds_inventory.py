@@ -69,6 +69,7 @@ class ImdsInventory:
         address_count: int = 0,
         prefix_count: int = 0,
         ip_version: int = 4,
+        beside_prefix_count: int = 0,
         client_token: str = "",
     ) -> Interface:
         """Refused."""

@@ -61,6 +61,8 @@ CONNMARK_CHAIN = "AWS-CONNMARK-CHAIN-0"
 CHAIN_PREFIXES = ("AWS-SNAT-CHAIN-", "AWS-CONNMARK-CHAIN-")
 NFT_TABLE = "aws-cni"  # of the Go implementation's nftables connmark backend
 
+IPV6_SUBNET_GATEWAY = IPv6Address("fe80:ec2::1")  # of every subnet
+
 V4_EGRESS_RANGE = IPv4Network("169.254.172.0/22")  # IPv4 egress of an IPv6 cluster, interface v4if0
 V6_EGRESS_RANGE = IPv6Network("fd00::ac:0/118")  # IPv6 egress of an IPv4 cluster, interface v6if0
 
@@ -130,9 +132,13 @@ def pod_gateway(version: int, nic: int = 0) -> IPAddress:
 
 def subnet_gateway(subnet: IPNetwork) -> IPAddress:
     """The VPC router's address in `subnet`: its first address, or `fe80:ec2::1` for every IPv6 subnet."""
-    if subnet.version == 4:
-        return subnet.network_address + 1
-    return IPv6Address("fe80:ec2::1")
+    return subnet.network_address + 1 if subnet.version == 4 else IPV6_SUBNET_GATEWAY
+
+
+@lru_cache
+def everything(version: int) -> IPNetwork:
+    """The destination of a default route."""
+    return IPv4Network("0.0.0.0/0") if version == 4 else IPv6Network("::/0")
 
 
 @lru_cache(maxsize=4096)  # each pod's address is asked for several times while it is wired

@@ -61,20 +61,28 @@ class Eni:
 
 
 class HeldEni:
-    """The mutable state of one ENI in the pool. The counters cover active blocks only (see `HeldBlock.active`)."""
+    """The mutable state of one ENI in the pool. The counters cover active blocks only (see `HeldBlock.active`).
+
+    In a dual-stack pool the blocks of the counted family are active only beside a `companion`: the /80 that gives each
+    pod its address of the other family. An ENI that could serve pods but for the missing /80 is `unpaired`.
+    """
 
     __slots__ = (
         "_best",
         "_stale",
+        "_version",
         "active",
         "assigned",
+        "beside",
         "blocks",
+        "companion",
         "cooling",
         "eni",
         "idle",
         "open",
         "owned",
         "total",
+        "unpaired",
         "withdrawn",
     )
 
@@ -85,8 +93,12 @@ class HeldEni:
         self.withdrawn = False
         self.total = self.assigned = self.cooling = self.idle = self.active = 0
         self.owned = 0  # owned and cooling addresses over all blocks, active or not: what pins the ENI
+        self.beside = 0  # those of them that are not of the counted family
+        self.companion: HeldBlock | None = None
+        self.unpaired = False
         self._best: HeldBlock | None = None
         self._stale = False
+        self._version = 4
 
     @property
     def available(self) -> int:
@@ -99,6 +111,10 @@ class HeldEni:
             self._best, self._stale = min(self.open, key=_RANK, default=None), False
         return self._best
 
+    def serving(self, block: HeldBlock) -> tuple[HeldBlock, ...]:
+        """The blocks that a grant from `block` takes one address of each from."""
+        return (block,) if self.companion is None else (block, self.companion)
+
     def tally(self) -> Tally:
         """The counters as a value."""
         return Tally(
@@ -107,18 +123,24 @@ class HeldEni:
             cooling=self.cooling,
             blocks=self.active,
             idle_blocks=self.idle,
-            lingering=self.owned - self.assigned - self.cooling,
+            lingering=self.owned - self.beside - self.assigned - self.cooling,
         )
 
-    def recount(self, kinds: Collection[BlockKind], version: int) -> None:
+    def recount(self, kinds: Collection[BlockKind], version: int, *, dual: bool = False) -> None:
         """Recompute everything from the blocks: after a change of blocks, flags or kinds, never per pod."""
+        self._version = version
         usable = self.eni.usable_for_pods and self.eni.managed and not self.withdrawn
-        self.total = self.assigned = self.cooling = self.idle = self.owned = self.active = 0
+        self.companion = self._pair() if usable and dual else None
+        self.unpaired = usable and dual and self.companion is None
+        self.total = self.assigned = self.cooling = self.idle = self.owned = self.active = self.beside = 0
         self.open, self._stale = {}, True
         for held in self.blocks.values():
-            network = held.block.network
-            held.active = usable and held.confirmed and network.version == version and held.block.kind in kinds
+            counted = held.block.network.version == version
+            held.active = usable and not self.unpaired and held.confirmed and counted and held.block.kind in kinds
             self.owned += len(held.owned) + len(held.cooling)
+            if not counted:
+                self.beside += len(held.owned) + len(held.cooling)
+                held.settle()
             if held.active:
                 self.active += 1
                 self.total += held.size
@@ -132,6 +154,9 @@ class HeldEni:
     def moved(self, held: HeldBlock, *, assigned: int = 0, cooling: int = 0) -> None:
         """One address of a block changed state; the arguments are the change of its counters (-1, 0, +1)."""
         self.owned += assigned + cooling
+        if held.block.network.version != self._version:
+            self.beside += assigned + cooling
+            held.settle()
         if not held.active:
             return
         self.assigned += assigned
@@ -144,6 +169,13 @@ class HeldEni:
         else:
             self.open.pop(held, None)
         self._stale = True
+
+    def _pair(self) -> HeldBlock | None:
+        """The prefix of the other family with the lowest address, of those that EC2 confirmed."""
+        others = (each for each in self.blocks.values() if each.block.network.version != self._version)
+        return min(
+            (each for each in others if each.confirmed and each.size > 1), key=lambda each: each.base, default=None
+        )
 
     def active_prefixes(self) -> list[HeldBlock]:
         """The prefixes that new grants come from."""
@@ -170,5 +202,5 @@ def sums_of_prefixes(enis: Iterable[HeldEni]) -> Tally:
         cooling=cooling,
         blocks=len(prefixes),
         idle_blocks=sum(block.idle for block in prefixes),
-        lingering=sum(held.owned for held in enis) - assigned - cooling,
+        lingering=sum(held.owned - held.beside for held in enis) - assigned - cooling,
     )

@@ -60,5 +60,10 @@ class Grant:
     addresses: tuple[GrantedAddress, ...]
     assigned_at: float
 
+    @property
+    def interfaces(self) -> int:
+        """How many interfaces the pod gets: one a network card; addresses of both families share it."""
+        return len({granted.card for granted in self.addresses})
+
     def __str__(self) -> str:
         return f"{self.pod} {' '.join(str(granted.address) for granted in self.addresses)}"

@@ -65,7 +65,8 @@ def _on_attached(
             continue
         count = min(count, holds.subnet_free.get(subnet, count * wanted.block_size) // wanted.block_size)
         if count > 0:
-            steps.append(AssignBlocks(held.eni.id, count, ledger.kind, wanted.explain(ledger.tally)))
+            reason = wanted.explain(ledger.tally)
+            steps.append(AssignBlocks(held.eni.id, count, ledger.kind, reason, ledger.version))
             ledger.assigned(held.eni.id, count, wanted.block_size)
     return steps
 
@@ -77,7 +78,7 @@ def _on_new(ledger: Ledger, wanted: Demand, holds: Holds, now: float) -> list[St
         if count <= 0:
             break
         reason = f"attached ENIs have no more room; {wanted.explain(ledger.tally)}"
-        steps.append(AttachEni(ledger.card, count, ledger.kind, reason))
+        steps.append(AttachEni(ledger.card, count, ledger.kind, reason, ledger.version, ledger.dual))
         ledger.attached(count, wanted.block_size)
     return steps
 
@@ -99,7 +100,7 @@ def _singles(ledger: Ledger, wanted: Demand, holds: Holds, now: float) -> list[S
         if count <= 0:
             break
         reason = f"no subnet has a free /28, single addresses stand in; {wanted.explain(ledger.tally)}"
-        steps.append(AttachEni(ledger.card, count, BlockKind.ADDRESS, reason))
+        steps.append(AttachEni(ledger.card, count, BlockKind.ADDRESS, reason, ledger.version, ledger.dual))
         ledger.attached(count, 1)
     return steps
 

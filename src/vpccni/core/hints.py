@@ -38,9 +38,10 @@ def contradiction(pool: Pool, listed: Sequence[MetadataInterface], cards: Collec
 
 
 def _blocks(interface: MetadataInterface) -> set[IPNetwork]:
+    # An IPv6 address that is no prefix is the ENI's own, never a pod's.
     singles = {ip_network(address) for address in interface.addresses[1:] if address.version == 4}
-    return singles | {network for network in interface.prefixes if network.version == 4}
+    return singles | set(interface.prefixes)
 
 
 def _held(eni: HeldEni) -> set[IPNetwork]:
-    return {network for network in eni.blocks if network.version == 4}
+    return set(eni.blocks)

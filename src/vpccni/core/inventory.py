@@ -19,10 +19,11 @@ _PREFIX_LENGTH = {4: 28, 6: 80}
 
 
 class Inventory:
-    """ENIs by id, and in `order` by card and device; `mode`, `singles` and `version` decide which blocks are active."""
+    """ENIs by id, and in `order` by card and device. `mode`, `singles`, `version` and `dual` decide which blocks are
+    active."""
 
-    def __init__(self, mode: Mode, version: int) -> None:
-        self.mode, self.version, self.singles = mode, version, False
+    def __init__(self, mode: Mode, version: int, *, dual: bool = False) -> None:
+        self.mode, self.version, self.dual, self.singles = mode, version, dual, False
         self.enis: dict[str, HeldEni] = {}
         self.order: list[HeldEni] = []
         self._blocks: dict[IPNetwork, HeldBlock] = {}
@@ -77,7 +78,7 @@ class Inventory:
 
     def recount(self, held: HeldEni) -> None:
         """Recompute the counters of an ENI after its blocks or flags changed."""
-        held.recount(self.kinds, self.version)
+        held.recount(self.kinds, self.version, dual=self.dual)
 
     def find(self, address: IPAddress) -> HeldBlock | None:
         """The block that holds an address."""

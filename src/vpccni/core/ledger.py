@@ -33,25 +33,26 @@ class Ledger:
     ) -> None:
         self.card = card
         self.kind: BlockKind = pool.mode.kind
+        self.version, self.dual = pool.version, pool.dual
         self.size = block_size(pool.mode, pool.version)
         self.tally: Tally = pool.tally(now, card, prefixes_only=prefixes_only)
         self.enis: list[HeldEni] = [held for held in pool.held() if held.eni.card == card]
         self.slots_per_eni = limits.slots_per_eni(pool.version)
-        self.rooms = {held.eni.id: self.slots_per_eni - len(held.blocks) for held in self.enis}
+        self.rooms = {held.eni.id: self.slots_per_eni - _slots(held, pool.version) for held in self.enis}
         trunk_slot = limits.reserve_trunk and card == 0 and not any(held.eni.trunk for held in self.enis)
         self.eni_limit = limits.enis_on(card, max_eni) - trunk_slot
         self.capped = self.eni_limit < limits.enis_on(card) - trunk_slot  # by MAX_ENI, not by the instance type
         self.eni_slots = self.eni_limit - len(self.enis)
         for step in pending:
             size = 1 if isinstance(step, AssignBlocks | AttachEni) and step.kind is BlockKind.ADDRESS else self.size
-            if isinstance(step, AssignBlocks) and step.eni_id in self.rooms:
+            if isinstance(step, AssignBlocks) and step.eni_id in self.rooms and step.version == pool.version:
                 self.assigned(step.eni_id, step.count, size)
             elif isinstance(step, AttachEni) and step.card == card:
                 self.attached(step.count, size)
 
     def growable(self) -> list[HeldEni]:
         """ENIs that may get more blocks, lowest device first."""
-        return [held for held in self.enis if held.eni.growable and not held.withdrawn]
+        return [held for held in self.enis if held.eni.growable and not held.withdrawn and not held.unpaired]
 
     def assigned(self, eni_id: str, count: int, size: int) -> None:
         """An ENI gets `count` blocks of `size` addresses."""
@@ -87,3 +88,8 @@ class Ledger:
             blocks=tally.blocks + count,
             idle_blocks=tally.idle_blocks + count,
         )
+
+
+def _slots(held: HeldEni, version: int) -> int:
+    """Blocks that occupy slots: each family has its own limit."""
+    return sum(1 for network in held.blocks if network.version == version)

@@ -22,7 +22,10 @@ from vpccni.netlink.values import Address, IPAddress, IPInterface, IPNetwork, Li
 
 @dataclass(frozen=True, slots=True)
 class EniNet:
-    """One ENI that pods may use, as the kernel has it: `interfaces` are primary addresses with the subnet's length."""
+    """One ENI that pods may use, as the kernel has it: `interfaces` are its own addresses with the subnet's length.
+
+    An ENI needs no IPv6 address of its own to carry the /80 of its pods.
+    """
 
     link: Link
     interfaces: tuple[IPInterface, ...]
@@ -32,7 +35,7 @@ class EniNet:
 
 @dataclass(frozen=True, slots=True)
 class NodeNet:
-    """The node: its ENIs (the primary one among them) and what the settings say.
+    """The node: its ENIs (the primary one among them) and what the settings say. `versions`: its pods' families.
 
     `former` are primary addresses of ENIs that the node has no more: rules of the Go implementation for them carry no
     mark of ownership and are recognised by the address.
@@ -46,12 +49,7 @@ class NodeNet:
     external_services: tuple[IPNetwork, ...] = ()
     former: tuple[IPAddress, ...] = ()
     tcp_early_demux: bool | None = None  # None: leave it alone
-
-    @property
-    def versions(self) -> tuple[int, ...]:
-        """The address families that the primary ENI has, which are the node's."""
-        versions = {interface.version for eni in self.enis if eni.primary for interface in eni.interfaces}
-        return tuple(sorted(versions))
+    versions: tuple[int, ...] = (4,)
 
     @property
     def secondary(self) -> tuple[EniNet, ...]:
@@ -65,8 +63,8 @@ def desired(node: NodeNet) -> list[Value]:
     for eni in node.enis:
         values.append(Link(eni.link.name, index=eni.link.index, mtu=node.mtu, up=True))
         if not eni.primary:
-            for interface in eni.interfaces:
-                values += _eni_objects(eni, interface)
+            for version in node.versions:
+                values += _eni_objects(eni, version)
     if node.node_port_support or not node.external_snat:
         values += [_mark_rule(node.mark, version) for version in node.versions]
     for network in node.external_services:
@@ -85,8 +83,10 @@ def sysctls(node: NodeNet) -> tuple[Sysctl, ...]:
         if eni.primary:
             values.append((f"net/ipv4/conf/{eni.link.name}/rp_filter", "2"))
             if 6 in node.versions:
-                values.append(("net/ipv6/conf/all/forwarding", "1"))
+                values.append(("net/ipv6/conf/all/disable_ipv6", "0"))
+                # Before forwarding, which drops what router advertisements taught the kernel unless this is 2.
                 values.append((f"net/ipv6/conf/{eni.link.name}/accept_ra", "2"))
+                values.append(("net/ipv6/conf/all/forwarding", "1"))
     if 4 in node.versions:
         values.append(("net/ipv4/ip_forward", "1"))
     if node.tcp_early_demux is not None:
@@ -121,19 +121,26 @@ def existing_table(rules: Iterable[Rule], address: IPAddress, computed: int, old
     return old if old in tables else computed
 
 
-def _eni_objects(eni: EniNet, interface: IPInterface) -> list[Value]:
+def _eni_objects(eni: EniNet, version: int) -> list[Value]:
+    """The table of one family, and the ENI's own addresses with the rule that makes them leave by it."""
     index, dev = eni.link.index, eni.link.name
-    gateway = c.subnet_gateway(interface.network)
-    broadcast = None
-    if isinstance(interface, IPv4Interface) and interface.network.prefixlen <= 30:
-        broadcast = interface.network.broadcast_address
-    everything = type(interface.network)((0, 0))
-    near = Route(c.host_network(gateway), index, dev, table=eni.table, scope="link", protocol=c.PROTOCOL)
-    far = Route(everything, index, dev, gateway=gateway, table=eni.table, protocol=c.PROTOCOL)
-    # Without the connected route: the subnet is reached by the primary ENI, or by rule through the ENI's own table.
-    address = Address(interface, index, dev, broadcast=broadcast, noprefixroute=True, nodad=interface.version == 6)
-    rule = Rule(c.RULE_FROM_ENI, eni.table, src=c.host_network(interface.ip), protocol=c.PROTOCOL)
-    return [address, near, far, rule]
+    own = [each for each in eni.interfaces if each.version == version]
+    gateway = c.subnet_gateway(own[0].network) if own else c.IPV6_SUBNET_GATEWAY
+    values: list[Value] = []
+    for interface in own:
+        broadcast = None
+        if isinstance(interface, IPv4Interface) and interface.network.prefixlen <= 30:
+            broadcast = interface.network.broadcast_address
+        # Without the connected route: the subnet is reached by the primary ENI, or by rule through the ENI's own table.
+        values.append(
+            Address(interface, index, dev, broadcast=broadcast, noprefixroute=True, nodad=interface.version == 6)
+        )
+    if own or version == 6:
+        near, everything = c.host_network(gateway), c.everything(version)
+        values.append(Route(near, index, dev, table=eni.table, scope="link", protocol=c.PROTOCOL))
+        values.append(Route(everything, index, dev, gateway=gateway, table=eni.table, protocol=c.PROTOCOL))
+    rules = (Rule(c.RULE_FROM_ENI, eni.table, src=c.host_network(each.ip), protocol=c.PROTOCOL) for each in own)
+    return [*values, *rules]
 
 
 def _mark_rule(mark: int, version: int) -> Rule:

@@ -16,6 +16,7 @@ from vpccni.core.block import Mode
 from vpccni.core.grow import grow, make_room
 from vpccni.core.holds import Holds
 from vpccni.core.ledger import Ledger
+from vpccni.core.pairing import pair, pairing
 from vpccni.core.pool import Pool
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
 from vpccni.core.targets import NodeLimits, Targets, demand
@@ -35,7 +36,8 @@ __all__ = [
 
 # Amazon VPC CNI 1.23: at least this long between two decreases of the pool.
 SHRINK_INTERVAL_S = 30.0
-
+# Obstacles to growing beside which something else may well be over.
+_LETS_SHRINK = ("subnet-fragmented", "ipv6-prefix-refused")
 
 _NO_HOLDS = Holds()
 
@@ -60,11 +62,12 @@ def plan(
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         ledger = Ledger(pool, limits, targets.max_eni, card, now, pending)
         outdated = shrink.outdated(ledger, pool)
-        growth = grow(ledger, wanted, holds, now)
+        pairs = pair(ledger, holds, now, pending)
+        growth = pairs if pairing(ledger, pairs, pending) else pairs + grow(ledger, wanted, holds, now)
         less: list[Step] = []
         if not growth and not pending:
             growth = _resume(pool, targets, limits, card, holds, now)
-        if not pending and all(isinstance(step, Wait) and step.code == "subnet-fragmented" for step in growth):
+        if not pending and all(isinstance(step, Wait) and step.code in _LETS_SHRINK for step in growth):
             less = _paced(_allowed(shrink.surplus(ledger, wanted, now), holds), last_decrease, now)
         freed = {step.eni_id for step in less if isinstance(step, FreeEni)}
         steps += [step for step in outdated if step.eni_id not in freed] + growth + less

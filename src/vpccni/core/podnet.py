@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv6Interface
 
 from vpccni.core import conventions as c
 from vpccni.netlink.values import (
     Address,
     IPAddress,
     IPInterface,
-    IPNetwork,
     Link,
     Neighbour,
     Request,
@@ -149,13 +147,15 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
     )
     addresses = [each for each in pod.addresses if each.nic == plan.nic]
     conf = f"net/ipv6/conf/{name}/"
+    # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
+    quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
     return PodWiring(
         attachment=pod,
         plan=plan,
         link=link,
         # The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
-        sysctls=((conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0")),
+        sysctls=((conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick),
         pod_sysctls=_pod_sysctls(addresses, inside.name),
         pod_requests=_inside(addresses, inside, plan),
         host_requests=(*_outside(addresses, link), *((_named(link, alias),) if alias else ())),
@@ -185,7 +185,7 @@ def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> t
     table = nic or c.TABLE_MAIN
     for version in dict.fromkeys(each.address.version for each in addresses):
         gateway = c.pod_gateway(version, nic)
-        near, far = c.host_network(gateway), _everything(version)
+        near, far = c.host_network(gateway), c.everything(version)
         requests.append(add(Route(near, index, name, table=table, scope="link")))
         requests.append(add(Route(far, index, name, gateway=gateway, table=table)))
         requests.append(add(Neighbour(gateway, index, name, mac=plan.host_mac)))
@@ -228,8 +228,3 @@ def unwire(addresses: Iterable[PodAddress], index: int, dev: str = "") -> tuple[
 
 def _host_interface(address: IPAddress) -> IPInterface:
     return IPv4Interface((address, 32)) if address.version == 4 else IPv6Interface((address, 128))
-
-
-@lru_cache
-def _everything(version: int) -> IPNetwork:
-    return IPv4Network("0.0.0.0/0") if version == 4 else IPv6Network("::/0")

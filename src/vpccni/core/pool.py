@@ -38,11 +38,14 @@ class Pool:
     """State of one node. An address has at most one owner; one in use is never removed, only orphaned.
 
     `cooldown_s`: how long a released address is neither available nor releasable (inclusive, as in Amazon VPC CNI).
-    `mode` and `version` (4 or 6) choose the blocks that new grants come from.
+    `mode` and `version` (4 or 6) choose the blocks that new grants come from. `dual`: a grant takes an address of the
+    other family too, from a prefix of the same ENI; the counters speak of `version` alone, which runs out first.
     """
 
-    def __init__(self, cooldown_s: float = 30.0, mode: Mode = Mode.SECONDARY, version: int = 4) -> None:
-        self._inventory = Inventory(mode, version)
+    def __init__(
+        self, cooldown_s: float = 30.0, mode: Mode = Mode.SECONDARY, version: int = 4, *, dual: bool = False
+    ) -> None:
+        self._inventory = Inventory(mode, version, dual=dual)
         self._grants: dict[PodKey, Grant] = {}
         self._owned: dict[IPAddress, _Owned] = {}
         self._orphans: dict[IPAddress, None] = {}
@@ -69,8 +72,13 @@ class Pool:
 
     @property
     def version(self) -> int:
-        """The IP version of new grants, 4 or 6."""
+        """The IP version of new grants, 4 or 6; of a dual-stack pool the one that is counted."""
         return self._inventory.version
+
+    @property
+    def dual(self) -> bool:
+        """Whether a grant has an address of each family."""
+        return self._inventory.dual
 
     def enis(self) -> tuple[Eni, ...]:
         """All ENIs by card and device, each with its current blocks."""
@@ -117,7 +125,7 @@ class Pool:
         self._rest(now)
         if prefixes_only:
             return sums_of_prefixes(held for held in self._inventory.order if card in (None, held.eni.card))
-        total = assigned = cooling = blocks = idle = owned = 0
+        total = assigned = cooling = blocks = idle = lingering = 0
         for held in self._inventory.order:
             if card is None or held.eni.card == card:
                 total += held.total
@@ -125,8 +133,8 @@ class Pool:
                 cooling += held.cooling
                 blocks += held.active
                 idle += held.idle
-                owned += held.owned
-        return Tally(total, assigned, cooling, blocks, idle, owned - assigned - cooling)
+                lingering += held.owned - held.beside - held.assigned - held.cooling
+        return Tally(total, assigned, cooling, blocks, idle, lingering)
 
     def stats(self, now: float) -> PoolStats:
         """All counters. O(ENIs)."""
@@ -228,7 +236,7 @@ class Pool:
     # -- grants ----------------------------------------------------------------------------------------------------
 
     def assign(self, key: PodKey, pod: PodIdentity, now: float, cards: Sequence[int] = (0,)) -> Grant:
-        """Give an attachment one address per network card, or the grant that it already has. O(ENIs).
+        """Give an attachment one address per network card and family, or the grant that it already has. O(ENIs).
 
         Packed and deterministic: fullest prefix, then lowest card and device, then least recently used.
         Raises NoAddress (codes: see `refusal.no_address`); then nothing was taken.
@@ -243,11 +251,12 @@ class Pool:
         for card in cards:
             best = self._best(card)
             if best is None:
-                raise refusal.no_address(
-                    pod, card, self.tally(now, card), self._cooldown.rests_in(now), len(self._inventory.enis)
-                )
+                unpaired = sum(held.unpaired for held in self._inventory.order if held.eni.card == card)
+                tally, rests_in_s = self.tally(now, card), self._cooldown.rests_in(now)
+                raise refusal.no_address(pod, card, tally, rests_in_s, len(self._inventory.enis), unpaired)
             chosen.append(best)
-        grant = Grant(key, pod, tuple(self._take(eni, held, key) for eni, held in chosen), now)
+        taken = tuple(self._take(eni, block, key) for eni, held in chosen for block in eni.serving(held))
+        grant = Grant(key, pod, taken, now)
         self._grants[key] = grant
         return grant
 

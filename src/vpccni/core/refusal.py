@@ -15,11 +15,14 @@ from vpccni.errors import NoAddress, Refused
 _GROWING = "the pool grows in the background; the runtime retries"
 
 
-def no_address(pod: PodIdentity, card: int, tally: Tally, rest_in_s: float | None, enis: int) -> NoAddress:
+def no_address(
+    pod: PodIdentity, card: int, tally: Tally, rest_in_s: float | None, enis: int, unpaired: int = 0
+) -> NoAddress:
     """Why no address can be had now.
 
     Codes: `pool-starting` (no ENI known yet), `pool-empty` (ENIs without addresses), `all-cooling` (every address
-    that no pod uses was released a moment ago), `all-assigned` (every address is in use).
+    that no pod uses was released a moment ago), `all-assigned` (every address is in use), `ipv6-prefix-missing`
+    (`unpaired` ENIs of a dual-stack node wait for the /80 without which their IPv4 addresses serve nobody).
     """
     evidence: dict[str, object] = {
         "enis": enis,
@@ -34,6 +37,9 @@ def no_address(pod: PodIdentity, card: int, tally: Tally, rest_in_s: float | Non
         evidence["lingering"] = tally.lingering
     if not enis:
         code, why, hint = "pool-starting", "the daemon has not found its ENIs yet", "wait until the daemon is ready"
+    elif not tally.total and unpaired:
+        code, why = "ipv6-prefix-missing", f"{unpaired} of {enis} ENIs have no IPv6 prefix (/80) yet"
+        hint = "the daemon asks EC2 for one; if it stays like this: does the subnet have an IPv6 CIDR?"
     elif not tally.total:
         code, why, hint = "pool-empty", f"{enis} ENIs hold no address for pods", _GROWING
     elif tally.cooling:

@@ -25,7 +25,7 @@ def outdated(ledger: Ledger, pool: Pool) -> list[UnassignBlocks]:
     """Idle blocks that no new pod can get: of the other mode, or on an ENI that is not used for pods any more."""
     steps = []
     for held in ledger.enis:
-        if not held.eni.managed or held.eni.trunk or held.withdrawn:
+        if not held.eni.managed or held.eni.trunk or held.withdrawn or held.unpaired:
             continue
         blocks = [
             each

@@ -20,22 +20,27 @@ class AssignBlocks:
     count: int
     kind: BlockKind
     reason: str
+    version: int = 4
 
     def __str__(self) -> str:
-        return f"assign {counted(self.count, self.kind)} to {self.eni_id}: {self.reason}"
+        family = " (IPv6)" if self.version == 6 else ""
+        return f"assign {counted(self.count, self.kind)}{family} to {self.eni_id}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class AttachEni:
-    """Create an ENI with `count` blocks and attach it to a network card."""
+    """Create an ENI with `count` blocks, and a /80 beside them when `dual`, and attach it to a network card."""
 
     card: int
     count: int
     kind: BlockKind
     reason: str
+    version: int = 4
+    dual: bool = False
 
     def __str__(self) -> str:
-        return f"attach an ENI with {counted(self.count, self.kind)} to card {self.card}: {self.reason}"
+        beside = " (IPv6)" if self.version == 6 else " and a /80" if self.dual else ""
+        return f"attach an ENI with {counted(self.count, self.kind)}{beside} to card {self.card}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ class UnassignBlocks:
     eni_id: str
     blocks: tuple[Block, ...]
     reason: str
+
+    @property
+    def version(self) -> int:
+        """The family of the blocks, which is one: a plan gives back what it counts."""
+        return self.blocks[0].network.version
 
     def __str__(self) -> str:
         shown = " ".join(str(block) for block in self.blocks[:4]) + (" ..." if len(self.blocks) > 4 else "")
@@ -67,7 +77,7 @@ class Wait:
     """Nothing can be done about it now. `until` in Unix seconds; None when time alone does not help.
 
     Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `eni-full`, `subnet-hold`, `subnet-fragmented`,
-    `attach-blocked`, `throttled`, `paused`, `cordoned`, `shrink-interval`, `eni-young`.
+    `attach-blocked`, `throttled`, `paused`, `cordoned`, `shrink-interval`, `eni-young`, `ipv6-prefix-refused`.
     """
 
     code: str

@@ -17,6 +17,8 @@ from vpccni.core.stats import Tally
 
 # Amazon VPC CNI 1.23: further network cards always keep one spare address, whatever the settings say.
 _OTHER_CARDS_SPARE = 1
+# Of larger blocks there is always more than anybody wants: they are over as a whole or not at all.
+_ALWAYS_OVER = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Demand:
         surplus = min(tally.available - self.spare, tally.total - self.minimum)
         if self.ceiling is not None:
             surplus = max(surplus, min(tally.available, _serving(tally) - self.ceiling))
+        if self.block_size > _ALWAYS_OVER:
+            surplus -= surplus % self.block_size
         return max(0, surplus)
 
     def blocks(self, addresses: int) -> int:
@@ -115,18 +119,19 @@ def demand(targets: Targets, limits: NodeLimits, mode: Mode, version: int = 4, c
     """
     size = block_size(mode, version)
     ceiling = targets.max_pods or None
+    whole = version == 6  # a /80 goes with its ENI: a second one on it was not ours to take back
     if card != 0:
-        return Demand(_OTHER_CARDS_SPARE, 1, ceiling, False, size, f"network card {card}")
+        return Demand(_OTHER_CARDS_SPARE, 1, ceiling, whole, size, f"network card {card}")
     warm_ip, minimum = targets.warm_ip or 0, targets.minimum_ip or 0
     if warm_ip or minimum:
         named = {"WARM_IP_TARGET": warm_ip, "MINIMUM_IP_TARGET": minimum}
         setting = " ".join(f"{name}={value}" for name, value in named.items() if value)
-        return Demand(max(1, warm_ip), minimum, ceiling, False, size, setting)
+        return Demand(max(1, warm_ip), minimum, ceiling, whole, size, setting)
     if mode is Mode.PREFIX:
         warm_prefix = targets.warm_prefix or 0
         # In IPv6 one /80 holds all that could be wanted; a prefix counted in addresses would ask for a second one.
         spare = warm_prefix * size if version == 4 else 1
-        return Demand(max(1, spare), 0, ceiling, False, size, f"WARM_PREFIX_TARGET={warm_prefix}")
+        return Demand(max(1, spare), 0, ceiling, whole, size, f"WARM_PREFIX_TARGET={warm_prefix}")
     spare = max(0, targets.warm_eni) * limits.slots_per_eni(version)
     return Demand(max(1, spare), 0, ceiling, True, size, f"WARM_ENI_TARGET={max(0, targets.warm_eni)}")
 

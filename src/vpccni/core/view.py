@@ -43,7 +43,8 @@ class NodePolicy:
     """Which interfaces of the instance are ours and which carry pods.
 
     `manage_untagged`: MANAGE_UNTAGGED_ENI. `excluded_subnets`: ids of subnets whose tags forbid pods. `cards`: the
-    network cards that are managed. `custom_networking`: pods never use the primary interface.
+    network cards that are managed. `custom_networking`: pods never use the primary interface. `versions`: the families
+    that pods get addresses of.
     """
 
     instance_id: str
@@ -51,6 +52,7 @@ class NodePolicy:
     manage_untagged: bool = True
     excluded_subnets: frozenset[str] = frozenset()
     cards: tuple[int, ...] = (0,)
+    versions: tuple[int, ...] = (4,)
 
 
 def managed(interface: Interface, policy: NodePolicy, *, primary: bool) -> bool:
@@ -84,14 +86,16 @@ def eni_of(interface: Interface, policy: NodePolicy, view: View, created_at: flo
     primary = attachment.card == 0 and attachment.device == 0
     ours = managed(interface, policy, primary=primary)
     trunk = interface.interface_type == "trunk"
+    subnet = view.subnets.get(interface.subnet_id)
     excluded = interface.subnet_id in policy.excluded_subnets or (primary and policy.custom_networking)
+    excluded = excluded or (6 in policy.versions and subnet is not None and not subnet.ipv6_cidrs)
     return Eni(
         id=interface.eni_id,
         mac=interface.mac,
         card=attachment.card,
         device=attachment.device,
         subnet_id=interface.subnet_id,
-        subnet=_network(interface, view.subnets.get(interface.subnet_id)),
+        subnet=_network(interface, subnet),
         primary=primary,
         primary_address=interface.primary_address,
         table=conventions.route_table(attachment.card, attachment.device),
@@ -106,8 +110,9 @@ def eni_of(interface: Interface, policy: NodePolicy, view: View, created_at: flo
 
 
 def blocks_of(interface: Interface) -> tuple[Block, ...]:
-    """Secondary addresses, then prefixes."""
-    singles = [ip_network(address) for address in interface.addresses if address != interface.primary_address]
+    """Secondary IPv4 addresses, then prefixes. A single IPv6 address is the interface's own, never a pod's."""
+    secondary = (each for each in interface.addresses if each.version == 4 and each != interface.primary_address)
+    singles = [ip_network(address) for address in secondary]
     return tuple(Block(network) for network in (*singles, *interface.prefixes))
 
 

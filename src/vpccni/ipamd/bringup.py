@@ -102,11 +102,13 @@ class BringUp:
             await self.sagas.adopt(parts.intents, view.interfaces)
             upkeep = self._upkeep(node, calls, view)
             await self._insist("the node's routes", runner.reconcile)
-            await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
+            if 4 in parts.settings.versions:
+                await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
             self.engine = self._engine(runner, size)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
-                tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
+                if 4 in parts.settings.versions:  # nothing of IPv6 is ever translated
+                    tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
                 if parts.settings.provisioning:
                     tasks.create_task(self._sweep(), name="leak sweep")
                     tasks.create_task(self._keep_up(upkeep), name="tags and groups")
@@ -202,7 +204,8 @@ class BringUp:
     def _become_ready(self) -> None:
         parts = self._parts
         if parts.readiness.ready or parts.pool.tally(parts.clock.now()).total == 0:
-            parts.readiness.waiting_for("EC2 has given this node no address for pods yet")
+            why = f": {self._holds.last_error}" if self._holds.last_error else ""
+            parts.readiness.waiting_for(f"EC2 has given this node no address for pods yet{why}")
             return
         try:
             parts.readiness.become_ready()

@@ -13,6 +13,7 @@ from vpccni.core.steps import Wait
 from vpccni.errors import NoAddress, VpcCniError
 
 _HINTS = {
+    "ipv6-prefix-refused": "see what EC2 said below; without a /80 beside them no IPv4 address is handed out",
     "eni-full": "see what EC2 said below; the daemon reads the ENI again and uses others meanwhile",
     "subnet-fragmented": "reserve a range for prefixes in the subnet, or set VPCCNI_PREFIX_FALLBACK=true",
     "subnet-hold": "free addresses in the subnet, or tag another one of this zone with kubernetes.io/role/cni=1",
@@ -39,6 +40,7 @@ def explained(refusal: NoAddress, waits: Sequence[Wait], error: VpcCniError | No
     evidence, cni = dict(refusal.evidence), refusal.cni_error_code
     hint, code = _HINTS[wait.code], wait.code
     if error is not None and wait.code in (
+        "ipv6-prefix-refused",
         "subnet-hold",
         "subnet-fragmented",
         "eni-full",

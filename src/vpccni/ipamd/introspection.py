@@ -43,11 +43,12 @@ def enis(pool: Pool, now: float) -> Json:
 
 
 def pods(pool: Pool) -> Json:
-    """`/v1/pods`: `<pod>_<namespace>_<container id>` -> address and device number."""
+    """`/v1/pods`: `<pod>_<namespace>_<container id>` -> address and device number; `IPs` of a pod with several."""
     return {
         f"{grant.pod.name}_{grant.pod.namespace}_{grant.key.container_id}": {
             "IP": str(grant.addresses[0].address),
             "DeviceNumber": grant.addresses[0].device,
+            **({"IPs": [str(at.address) for at in grant.addresses]} if len(grant.addresses) > 1 else {}),
         }
         for grant in pool.grants()
     }
@@ -162,7 +163,7 @@ def _address(pool: Pool, address: IPAddress, cooling: dict[IPAddress, float]) ->
     metadata: Json = {
         "k8sPodNamespace": grant.pod.namespace,
         "k8sPodName": grant.pod.name,
-        "interfacesCount": len(grant.addresses),
+        "interfacesCount": grant.interfaces,
     }
     return {
         "Address": str(address),

@@ -114,6 +114,8 @@ class _PoolGauges(Collector):
         blocks = [held.block for eni in enis for held in eni.blocks.values()]
         prefixes = sum(1 for block in blocks if block.size > 1 and ip_network(block.network).version == 4)
         yield _gauge("total_ipv4_prefixes", "Prefixes held.", prefixes)
+        beside = sum(1 for block in blocks if block.size > 1) - prefixes
+        yield _gauge("total_ipv6_prefixes", "IPv6 prefixes held.", beside)
         per_eni = GaugeMetricFamily("awscni_assigned_ip_per_eni", "Addresses in use by ENI.", labels=["eni"])
         per_cidr = GaugeMetricFamily("awscni_assigned_ip_per_cidr", "Addresses in use by block.", labels=["cidr"])
         for eni in enis:

@@ -31,7 +31,7 @@ LINK_POLL_S = 0.05
 
 
 class NodeSide:
-    """Keeps the node's kernel state. `subnets` maps a subnet id to its IPv4 CIDR."""
+    """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs."""
 
     def __init__(
         self, settings: Settings, primary_mac: str, worker: Worker, kernel: NodeKernel, firewall: Firewall, clock: Clock
@@ -41,7 +41,7 @@ class NodeSide:
         self._enis: dict[str, Interface] = {}
         self._former: tuple[IPAddress, ...] = ()
         self._applied: snat.IptablesRules | None = None
-        self.subnets: dict[str, IPNetwork] = {}
+        self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
 
     async def attached(self, interface: Interface) -> None:
         """Wait for the link of a new ENI, then bring the node up to date. Raises HostError and forgets the ENI."""
@@ -61,7 +61,7 @@ class NodeSide:
         kept = {eni_id: each for eni_id, each in self._enis.items() if eni_id in arriving}
         kept |= {each.eni_id: each for each in interfaces}
         gone = [each for eni_id, each in self._enis.items() if eni_id not in kept]
-        self._former += tuple(each.primary_address for each in gone if each.primary_address is not None)
+        self._former += tuple(address for each in gone for address in _own(each))
         self._enis = kept
         await self.converge()
 
@@ -115,16 +115,24 @@ class NodeSide:
             external_services=settings.external_service_cidrs,
             former=self._former,
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
+            versions=settings.versions,
         )
         return host_node.converge(self._kernel, wanted)
 
     def _net(self, interface: Interface, links: dict[str, Link]) -> EniNet | None:
-        link, subnet, attachment = links.get(interface.mac), self.subnets.get(interface.subnet_id), interface.attachment
-        if link is None or subnet is None or attachment is None or interface.primary_address is None:
+        link, attachment = links.get(interface.mac), interface.attachment
+        cidrs = self.subnets.get(interface.subnet_id, ())
+        if link is None or attachment is None or not cidrs or interface.primary_address is None:
             return None
-        address = ip_interface(f"{interface.primary_address}/{subnet.prefixlen}")
+        versions = self._settings.versions
+        addresses = tuple(
+            ip_interface(f"{address}/{cidr.prefixlen}")
+            for address in _own(interface)
+            for cidr in cidrs
+            if address in cidr and address.version in versions
+        )
         table = conventions.route_table(attachment.card, attachment.device)
-        return EniNet(link, (address,), table, primary=interface.mac == self._primary_mac)
+        return EniNet(link, addresses, table, primary=interface.mac == self._primary_mac)
 
     async def _primary_name(self) -> str:
         links = await self._links()
@@ -157,3 +165,12 @@ class NodeSide:
                 )
             await self._clock.sleep(pause_s)
             pause_s = min(1.0, pause_s * 1.3)
+
+
+def _own(interface: Interface) -> list[IPAddress]:
+    """An ENI's own addresses: its primary one, and what it has of IPv6 outside of prefixes."""
+    return [
+        address
+        for address in (interface.primary_address, *interface.addresses)
+        if address is not None and (address == interface.primary_address or address.version == 6)
+    ]

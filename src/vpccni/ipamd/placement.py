@@ -54,14 +54,15 @@ class Placement:
             listed = {subnet.subnet_id: subnet for subnet in await self.listed()}
             if config.subnet_id not in listed:
                 raise self._elsewhere(config.name, config.subnet_id, sorted(listed))
-            return Choice((listed[config.subnet_id],), config.security_groups or self._view.security_groups)
+            groups = config.security_groups or self._view.security_groups
+            return Choice(self._of_families([listed[config.subnet_id]]), groups)
         found = subnets.eligible(
             await self.listed(),
             self._node.subnet_id,
             discovery=self._settings.enable_subnet_discovery,
             cluster=self._settings.cluster_name,
         )
-        return Choice(tuple(found), self._view.security_groups)
+        return Choice(self._of_families(found), self._view.security_groups)
 
     async def listed(self, *, fresh: bool = False) -> tuple[Subnet, ...]:
         """The subnets of the node's zone; asked again when `fresh` is wanted or the answer is a minute old."""
@@ -72,6 +73,19 @@ class Placement:
             self._listed_at = now
             self._view.learn(self._listed)
         return self._listed
+
+    def _of_families(self, found: Sequence[Subnet]) -> tuple[Subnet, ...]:
+        """Those that have every family that pods get. Raises CloudError when that leaves none of some."""
+        left = tuple(subnet for subnet in found if subnet.ipv6_cidrs or 6 not in self._settings.versions)
+        if found and not left:
+            raise CloudError(
+                "create an ENI for IPv6 pods",
+                f"none of the {len(found)} subnets that may be used has an IPv6 CIDR",
+                code="subnet-without-ipv6",
+                hint="give the VPC and the subnet an IPv6 CIDR: aws ec2 associate-subnet-cidr-block --ipv6-cidr-block",
+                evidence={"subnets": " ".join(subnet.subnet_id for subnet in found)},
+            )
+        return left
 
     def none_left(self, tried: Sequence[Subnet], *, fragmented: bool = False) -> CloudError:
         """The refusal when no candidate has two free addresses, or (`fragmented`) those that have lack a /28."""

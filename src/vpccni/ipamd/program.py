@@ -84,7 +84,7 @@ class Daemon:
         self._readiness = Readiness(settings)
         self._metrics = metrics.Metrics()
         self._decisions = Decisions(clock.now)
-        self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, 6 if settings.enable_ipv6 else 4)
+        self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, settings.versions[0], dual=settings.dual_stack)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
         self._listeners: list[Callable[[], None]] = []  # who hears of a change of the pool

@@ -38,15 +38,17 @@ def recover(
 ) -> Recovered:
     """Compare what files remember with the pods that the kernel shows.
 
-    A remembered grant is kept when the kernel routes its address to its pod, otherwise it is released at `now`. A pod
-    that only the kernel knows gets its grant back from its link's alias, or a reservation when it has none.
+    A remembered grant is kept when the kernel routes one of its addresses to its pod and none to another; otherwise it
+    is released at `now`. A pod that only the kernel knows gets its grant back from its link's alias, or a reservation
+    when it has none.
     """
     found = Recovered(released=dict(journal.released))
     wired = {place.address: pod for pod in pods for place in pod.addresses}
     taken: set[IPAddress] = set()
     for grant in _remembered(journal, allocations):
         addresses = {granted.address for granted in grant.addresses}
-        if all(_is_wired(grant, wired.get(address)) for address in addresses) and not addresses & taken:
+        seen = [_is_wired(grant, wired[address]) for address in addresses if address in wired]
+        if seen and all(seen) and not addresses & taken:
             found.grants.append(grant)
             taken |= addresses
         else:
@@ -77,7 +79,7 @@ def fallback_keys(key: PodKey, link_name: str) -> tuple[PodKey, ...]:
 
 def allocation_of(grant: Grant) -> list[Allocation]:
     """A grant in the Go daemon's file: one entry an address."""
-    metadata = Metadata(grant.pod.namespace, grant.pod.name, len(grant.addresses))
+    metadata = Metadata(grant.pod.namespace, grant.pod.name, grant.interfaces)
     at_ns = int(grant.assigned_at * 1_000_000_000)
     key = grant.key
     return [
@@ -115,9 +117,7 @@ def _remembered(journal: JournalState, allocations: Iterable[Allocation]) -> lis
     return [*grants.values(), *merged.values()]
 
 
-def _is_wired(grant: Grant, pod: ObservedPod | None) -> bool:
-    if pod is None:
-        return False
+def _is_wired(grant: Grant, pod: ObservedPod) -> bool:
     if pod.alias is not None:
         return pod.alias.is_of(grant.key.network, grant.key.container_id, grant.key.ifname)
     # Wired by the Go implementation: only the name of the pod is in the link's name. Without one nothing contradicts.

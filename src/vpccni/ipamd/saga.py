@@ -49,6 +49,7 @@ class NewEni:
     prefix_count: int
     reason: str
     ip_version: int = 4
+    beside_prefix_count: int = 0  # prefixes of the other family
 
 
 class Sagas:
@@ -191,6 +192,7 @@ class Sagas:
                 address_count=new.address_count,
                 prefix_count=new.prefix_count,
                 ip_version=new.ip_version,
+                beside_prefix_count=new.beside_prefix_count,
                 client_token=token,
             ),
         )

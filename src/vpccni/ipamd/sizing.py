@@ -33,18 +33,13 @@ class Sizing:
 
 
 def sizing(settings: Settings, known: InstanceLimits) -> Sizing:
-    """Raises SettingsError when IPv6 is asked of a type without prefixes: there is nothing to fall back to."""
+    """Raises SettingsError when IPv6 is asked of a type without IPv6 or prefixes: there is nothing to fall back to."""
     notes: list[str] = []
-    version = 6 if settings.enable_ipv6 else 4
+    version = settings.versions[0]
     prefixes = settings.enable_prefix_delegation and known.supports_prefixes
+    if 6 in settings.versions:
+        _demand_ipv6(known)
     if settings.enable_prefix_delegation and not prefixes:
-        if version == 6:
-            raise SettingsError(
-                "give pods IPv6 addresses",
-                f"{known.instance_type} cannot hold prefixes",
-                hint="use a Nitro or bare-metal instance type",
-                evidence={"hypervisor": known.hypervisor},
-            )
         notes.append(f"{known.instance_type} ({known.hypervisor}) cannot hold prefixes: secondary addresses are used")
     cards = tuple(card.card for card in known.cards) if settings.enable_multi_nic else (0,)
     trunk = settings.enable_pod_eni and takes_trunk(known)
@@ -73,6 +68,25 @@ def sizing(settings: Settings, known: InstanceLimits) -> Sizing:
         max_pods=settings.max_pods or computed.uncapped,
     )
     return Sizing(Mode.PREFIX if prefixes else Mode.SECONDARY, version, limits, targets, tuple(notes))
+
+
+def _demand_ipv6(known: InstanceLimits) -> None:
+    if not known.supports_prefixes:
+        raise SettingsError(
+            "give pods IPv6 addresses",
+            f"{known.instance_type} cannot hold prefixes",
+            code="type-without-prefixes",
+            hint="use a Nitro or bare-metal instance type",
+            evidence={"hypervisor": known.hypervisor},
+        )
+    if known.ipv6_per_eni < 1:
+        raise SettingsError(
+            "give pods IPv6 addresses",
+            f"interfaces of {known.instance_type} take no IPv6 address",
+            code="type-without-ipv6",
+            hint="use an instance type with IPv6: vpccni instance-types FAMILY.*",
+            evidence={"instance_type": known.instance_type},
+        )
 
 
 def takes_trunk(known: InstanceLimits) -> bool:

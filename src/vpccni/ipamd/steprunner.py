@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Side(Protocol):
     """The node's kernel state as steps need it (`ipamd.nodeside`)."""
 
-    subnets: dict[str, IPNetwork]
+    subnets: dict[str, tuple[IPNetwork, ...]]
 
     async def attached(self, interface: Interface) -> None:
         """Return when the link of a new ENI is there and the node routes for it."""
@@ -85,7 +85,7 @@ class StepRunner:
                     await self._free(step)
         except VpcCniError as error:
             self._view.doubt(str(error))
-            if isinstance(step, AssignBlocks) and error.error_code == "address-limit":
+            if isinstance(step, AssignBlocks) and (error.error_code == "address-limit" or self._beside(step, error)):
                 self._holds.eni_full(step.eni_id, self._clock.now(), error)
             else:
                 self._holds.failed(error, self._clock.now(), attaching=isinstance(step, AttachEni))
@@ -108,14 +108,14 @@ class StepRunner:
     async def _assign(self, step: AssignBlocks) -> None:
         eni = self._pool.eni(step.eni_id)
         subnet_id = eni.subnet_id if eni else ""
-        counts = {**_counts(step.kind, step.count), "ip_version": self._pool.version}
+        counts = {**_counts(step.kind, step.count), "ip_version": step.version}
         try:
             networks = await self._calls.run(
-                "AssignPrivateIpAddresses" if self._pool.version == 4 else "AssignIpv6Addresses",
+                "AssignPrivateIpAddresses" if step.version == 4 else "AssignIpv6Addresses",
                 lambda: self._calls.addresses.assign(step.eni_id, **counts),
             )
         except CloudError as error:
-            if error.error_code not in SUBNET_FULL:
+            if error.error_code not in SUBNET_FULL or step.version != self._pool.version:
                 raise
             log.info("%s", error, extra={"facts": error.evidence})
             await self._no_room(subnet_id, step, error)
@@ -123,6 +123,8 @@ class StepRunner:
         self._view.changed(networks)
         self._take_singles(step.kind)
         self._pool.add_blocks(step.eni_id, map(Block, networks))
+        if step.version != self._pool.version:  # says nothing about how many addresses the subnet has
+            return
         given = sum(network.num_addresses for network in networks)
         self._holds.succeeded(subnet_id, self._clock.now(), given, prefixes=step.kind is BlockKind.PREFIX)
 
@@ -150,6 +152,7 @@ class StepRunner:
                     step.card,
                     reason=step.reason,
                     ip_version=self._pool.version,
+                    beside_prefix_count=int(self._pool.dual),
                     **_counts(step.kind, count),
                 )
                 try:
@@ -191,7 +194,7 @@ class StepRunner:
         with self._view.taking([block.network for block in step.blocks]):
             try:
                 await self._calls.run(
-                    "UnassignPrivateIpAddresses" if self._pool.version == 4 else "UnassignIpv6Addresses",
+                    "UnassignPrivateIpAddresses" if step.version == 4 else "UnassignIpv6Addresses",
                     lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes),
                 )
             except CloudError as error:
@@ -206,6 +209,10 @@ class StepRunner:
             await self._sagas.free(step.eni_id, step.reason)
             self._pool.remove_eni(step.eni_id)
 
+    def _beside(self, step: AssignBlocks, error: VpcCniError) -> bool:
+        """Whether EC2 refused a /80 beside IPv4 addresses, which concerns that ENI alone."""
+        return step.version != self._pool.version and isinstance(error, CloudError) and _changed_nothing(error)
+
     async def _no_room(self, subnet_id: str, step: AssignBlocks, error: CloudError) -> None:
         """A subnet had less than was asked for: find out what it can give, in as few calls as possible."""
         now = self._clock.now()
@@ -214,7 +221,7 @@ class StepRunner:
             return
         free = {each.subnet_id: each.free_addresses for each in await self._placement.listed(fresh=True)}
         left = free.get(subnet_id, 0)
-        if step.kind is BlockKind.PREFIX and 0 < left < 16:
+        if step.version == 4 and step.kind is BlockKind.PREFIX and 0 < left < 16:
             self._holds.no_prefix_in(subnet_id, 1, now, error)
             return
         self._holds.subnet_has(subnet_id, left, now, error)

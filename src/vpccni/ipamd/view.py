@@ -72,9 +72,12 @@ class NodeView:
         return self.primary().security_groups
 
     @property
-    def subnet_cidrs(self) -> dict[str, IPNetwork]:
-        """IPv4 CIDR by subnet id."""
-        return {name: subnet.cidr for name, subnet in self._subnets.items() if subnet.cidr is not None}
+    def subnet_cidrs(self) -> dict[str, tuple[IPNetwork, ...]]:
+        """CIDRs of both families by subnet id."""
+        return {
+            name: (*((subnet.cidr,) if subnet.cidr else ()), *subnet.ipv6_cidrs)
+            for name, subnet in self._subnets.items()
+        }
 
     @contextmanager
     def touching(self, eni_id: str) -> Iterator[None]:
@@ -206,6 +209,7 @@ class NodeView:
             manage_untagged=self._settings.manage_untagged_eni,
             excluded_subnets=frozenset(out),
             cards=self._cards,
+            versions=self._settings.versions,
         )
 
     def primary(self) -> Interface:

@@ -15,7 +15,7 @@ from vpccni.aws import failure, values
 from vpccni.aws import tags as ownership
 from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork
 from vpccni.lab.cloud import resources
-from vpccni.lab.cloud.addresses import NOTHING, Granted, Wanted
+from vpccni.lab.cloud.addresses import Granted, Wanted
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.gate import Lost
@@ -94,16 +94,17 @@ class DirectEc2:
         address_count: int = 0,
         prefix_count: int = 0,
         ip_version: int = 4,
+        beside_prefix_count: int = 0,
         client_token: str = "",
     ) -> Interface:
         """CreateNetworkInterface."""
-        wanted = _wanted(address_count, prefix_count)
+        wanted, beside = _wanted(address_count, prefix_count), _wanted(0, beside_prefix_count)
         request = NewInterface(
             subnet_id,
             tuple(security_groups),
             description,
-            ipv4=wanted if ip_version == 4 else NOTHING,
-            ipv6=wanted if ip_version == 6 else NOTHING,
+            ipv4=wanted if ip_version == 4 else beside,
+            ipv6=wanted if ip_version == 6 else beside,
             tags=dict(tags),
         )
         with self._calling("CreateNetworkInterface"):

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods of an IPv6 cluster and pods with an address of each family, on engine and EC2 model in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Network
+
+import pytest
+import virtual
+from lives import Life
+from rig import Process, Rig
+
+from vpccni.core.steps import Wait
+from vpccni.errors import NoAddress, SettingsError
+from vpccni.ipamd import checkpoint, recovery
+from vpccni.ipamd.sizing import sizing
+from vpccni.lab.cloud.cloud import known_limits
+from vpccni.lab.cloud.direct import DirectEc2
+from vpccni.lab.cloud.errors import ApiError
+from vpccni.settings import parse
+
+IPV6 = {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"}
+DUAL = {"VPCCNI_DUAL_STACK": "true"}
+
+
+def play(story: Callable[[], Awaitable[None]]) -> None:
+    virtual.run(story())
+
+
+async def refused(node: Process) -> NoAddress:
+    with pytest.raises(NoAddress) as refusal:
+        await node.add(1)
+    return refusal.value
+
+
+def test_a_dual_stack_pod_has_an_address_of_each_family_from_one_eni() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, **DUAL)
+        node = await rig.started()
+        made = await node.add(2)
+        await asyncio.sleep(30)
+        first, second = rig.interfaces()
+        assert [prefix.prefixlen for each in (first, second) for prefix in each.prefixes] == [80, 80]
+        assert rig.mutations().count("AssignIpv6Addresses") == 1, "the second ENI came with its prefix, in one call"
+        made += await node.add(10)
+        for grant in made:
+            assert [at.address.version for at in grant.addresses] == [4, 6]
+            assert len({(at.eni_id, at.table) for at in grant.addresses}) == 1
+            assert {rig.home(at.address) for at in grant.addresses} == {grant.addresses[0].eni_id}
+        assert {grant.addresses[0].table for grant in made} == {254, 2}
+        lowest = [int(grant.addresses[1].address) for grant in made if grant.addresses[0].table == 254]
+        assert lowest == [int(IPv6Network(first.prefixes[0])[0]) + n for n in range(9)], "ascending, the first one too"
+        await asyncio.sleep(30)
+        rig.check()
+
+    play(story)
+
+
+@pytest.mark.parametrize("more", [{}, {"ENABLE_PREFIX_DELEGATION": "true"}, {"WARM_IP_TARGET": "1"}])
+def test_a_dual_stack_node_grows_restarts_and_shrinks(more: dict[str, str]) -> None:
+    async def story() -> None:
+        life = Life(Rig("m5.large", "10.0.0.0/22", ipv6=True, **DUAL, **more))
+        await life.sleep(30)
+        assert await life.arrive(20) == 20
+        before = {key: [at.address for at in grant.addresses] for key, grant in life.rig.wired.items()}
+        await life.restart()
+        node = await life.daemon()
+        assert {grant.key: [at.address for at in grant.addresses] for grant in node.pool.grants()} == before
+        await life.sleep(60)
+        life.check()
+        await life.drop(19)
+        await life.sleep(200)
+        assert len(life.rig.interfaces()) <= 2
+        await life.rest()
+
+    play(story)
+
+
+def test_an_eni_without_its_prefix_serves_no_dual_stack_pod_and_says_why() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, WARM_IP_TARGET="3")
+        await (await rig.started()).kill()
+
+        def refuse(action: str) -> None:
+            if action == "AssignIpv6Addresses":
+                raise ApiError("UnauthorizedOperation", "as the test wants", status=403)
+
+        rig.refuse = refuse
+        node = await rig.started(VPCCNI_DUAL_STACK="true", MAX_ENI="1")
+        refusal = await refused(node)
+        assert refusal.error_code == "ipv6-prefix-missing" and refusal.hint
+        (wait,) = [step for step in node.engine.plan() if step.code == "ipv6-prefix-refused"]  # type: ignore[union-attr]
+        assert isinstance(wait, Wait) and wait.until is not None
+        assert node.holds.last_error is not None and node.holds.last_error.error_code == "ec2-denied"
+        assert sum(held.total for held in node.pool.held()) == 0
+        asked = [at for at, name in rig.calls if name == "AssignIpv6Addresses"]
+        assert 1 <= len(asked) < 8, "ever less often"
+        rig.refuse = lambda action: None
+        await asyncio.sleep(130)
+        (grant,) = await node.add(1)
+        assert len(grant.addresses) == 2
+        rig.check()
+
+    play(story)
+
+
+def test_a_prefix_that_somebody_took_leaves_the_pods_their_ipv4_and_is_asked_for_again() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, WARM_IP_TARGET="2", **DUAL)
+        node = await rig.started()
+        (grant,) = await node.add(1)
+        await asyncio.sleep(20)
+        (prefix,) = rig.interfaces()[0].prefixes
+        DirectEc2(rig.cloud).unassign(rig.node.eni_id, [], [prefix])
+        await asyncio.sleep(120)
+        assert node.pool.orphans() == (grant.addresses[1].address,)
+        assert node.pool.owner(grant.addresses[0].address) == grant.key
+        (other,) = rig.interfaces()[0].prefixes
+        assert other != prefix
+        (later,) = await node.add(1)
+        assert later.addresses[1].address in other
+        rig.check(taken=frozenset({prefix}))
+
+    play(story)
+
+
+@pytest.mark.parametrize("environ", [IPV6, DUAL])
+def test_a_subnet_without_ipv6_is_named_with_the_command_that_helps(environ: dict[str, str]) -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=False, **environ)
+        node = await rig.started()
+        error = node.holds.last_error
+        assert error is not None and error.error_code == "subnet-without-ipv6"
+        assert "associate-subnet-cidr-block" in error.hint and rig.subnet.subnet_id in str(error.evidence)
+        assert (await refused(node)).error_code == "pool-empty"
+        assert rig.mutations() == [], "nothing is created that could carry no pod"
+        assert await _grants(Rig("m5.large", ipv6=True, **environ)) == 1
+
+    async def _grants(rig: Rig) -> int:
+        return len(await (await rig.started()).add(1))
+
+    play(story)
+
+
+def test_types_without_prefixes_or_ipv6_are_refused_by_code() -> None:
+    for environ in (IPV6, DUAL):
+        for name, code in (("t2.medium", "type-without-prefixes"), ("m5.large", "")):
+            limits = known_limits(name)
+            assert limits is not None
+            if not code:
+                assert sizing(parse(environ), limits).version == parse(environ).versions[0]
+                continue
+            with pytest.raises(SettingsError) as refusal:
+                sizing(parse(environ), limits)
+            assert refusal.value.error_code == code and refusal.value.hint
+
+
+def test_a_dual_stack_grant_is_one_key_in_the_go_daemons_file_and_comes_back_whole() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, **DUAL)
+        node = await rig.started()
+        (grant,) = await node.add(1)
+        entries = recovery.allocation_of(grant)
+        assert [(bool(entry.ipv4), bool(entry.ipv6)) for entry in entries] == [(True, False), (False, True)]
+        assert {entry.metadata.interfacesCount for entry in entries if entry.metadata} == {1}
+        assert checkpoint.encode(entries).count(b'"containerID":"c0"') == 2
+        found = recovery.recover(recovery.JournalState(), entries, rig.pods(), rig.clock.now())
+        (back,) = found.grants
+        assert back.key == grant.key and [at.address for at in back.addresses] == [at.address for at in grant.addresses]
+
+    play(story)
+
+
+def test_a_pod_whose_ipv6_route_was_removed_keeps_both_addresses() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, **DUAL)
+        node = await rig.started()
+        (grant,) = await node.add(1)
+        (pod,) = rig.pods()
+        from dataclasses import replace
+
+        half = replace(pod, addresses=pod.addresses[:1])
+        found = recovery.recover(_remembering(grant), [], [half], rig.clock.now())
+        assert found.grants == [grant] and found.released == {}
+        gone = recovery.recover(_remembering(grant), [], [], rig.clock.now())
+        assert gone.grants == [] and len(gone.released) == 2
+
+    def _remembering(grant: object) -> recovery.JournalState:
+        return recovery.JournalState(grants={grant.key: grant})  # type: ignore[attr-defined,dict-item]
+
+    play(story)
