@@ -136,6 +136,20 @@ def test_the_same_client_token_makes_one_interface_and_another_token_another(wor
     assert world.create(client_token="attach-2").eni_id != first.eni_id
 
 
+def test_cluster_nodes_launched_in_a_span_are_listed_with_their_slots(world):
+    """DescribeInstances, filters tag-key, instance-state-name and launch-time. Spans are coarse: ten minutes."""
+    node = {"kubernetes.io/cluster/blue": "owned"}
+    young = world.cloud.run_instance(NewInstance("m5.large", world.subnet_id, tags=node))
+    world.cloud.run_instance(NewInstance("m5.large", world.subnet_id))  # no cluster's
+    gone = world.cloud.run_instance(NewInstance("m5.large", world.subnet_id, tags=node))
+    world.cloud.terminate_instance(gone.instance_id)
+    now = world.clock[0]
+    (found,) = world.inventory.launched(now - 600, now + 600)
+    assert (found.instance_id, found.launched_at) == (young.instance_id, now)
+    assert found.slots == {(0, 0)}
+    assert world.inventory.launched(now - 7200, now - 3600) == ()
+
+
 def test_attaching_takes_a_slot_and_ends_as_attached(world):
     created = world.create()
     world.later()

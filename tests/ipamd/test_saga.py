@@ -13,6 +13,7 @@ from vpccni.aws import tags as eni_tags
 from vpccni.aws.values import Interface
 from vpccni.errors import CloudError, HostError
 from vpccni.ipamd.saga import NewEni, Sagas
+from vpccni.lab.cloud.interfaces import NewInterface
 
 
 def new_eni(world: World) -> NewEni:
@@ -70,6 +71,23 @@ def test_an_attached_eni_has_its_addresses_tags_and_dies_with_the_instance() -> 
         assert interface.tags["node.k8s.amazonaws.com/instance_id"] == world.node.instance_id
         assert interface.description == f"aws-K8S-{world.node.instance_id}"
         assert world.intents() == {}
+
+    asyncio.run(story())
+
+
+def test_a_place_that_somebody_else_took_in_the_meantime_is_found_out_and_another_one_used() -> None:
+    """Which device indexes are free is asked once and remembered; EC2's refusal ends that."""
+
+    async def story() -> None:
+        world = World(instance_type="m5.xlarge")
+        sagas = world.process()
+        await attach(world, sagas)
+        foreign = world.cloud.create_network_interface(NewInterface(world.subnet.subnet_id))
+        world.clock.at += 60
+        world.cloud.attach_network_interface(foreign.eni_id, world.node.instance_id, 2, 0)
+        third = await attach(world, sagas)
+        assert third.attachment is not None and third.attachment.device == 3
+        assert world.intents() == {} and world.leaked() == []
 
     asyncio.run(story())
 

@@ -85,6 +85,7 @@ class World:
 
     seed: int = 1
     subnet_cidr: str = "10.0.0.0/24"
+    instance_type: str = "m5.large"
     clock: JumpingClock = field(default_factory=JumpingClock)
     journal: list[Record] = field(default_factory=list)
 
@@ -93,7 +94,7 @@ class World:
         self.cloud = Cloud(self.clock.now, self.rng, SLOW)
         self.vpc = self.cloud.create_vpc([IPv4Network("10.0.0.0/16")])
         self.subnet = self.cloud.create_subnet(self.vpc.vpc_id, IPv4Network(self.subnet_cidr))
-        instance = self.cloud.run_instance(NewInstance("m5.large", self.subnet.subnet_id))
+        instance = self.cloud.run_instance(NewInstance(self.instance_type, self.subnet.subnet_id))
         self.clock.at += 60
         (primary,) = DirectEc2(self.cloud).attached(instance.instance_id)
         assert primary.primary_address is not None
@@ -101,7 +102,7 @@ class World:
             region="us-west-2",
             availability_zone=primary.availability_zone,
             instance_id=instance.instance_id,
-            instance_type="m5.large",
+            instance_type=self.instance_type,
             mac=primary.mac,
             eni_id=primary.eni_id,
             subnet_id=primary.subnet_id,

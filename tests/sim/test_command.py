@@ -97,7 +97,7 @@ def test_a_report_is_written(tmp_path: Path) -> None:
         (["--subnet", "big"], "--subnet 'big'"),
         (["--nodes", "40", "--subnet", "/28"], "finds no address"),
         (["--cloud", "stormy"], "no cloud profile 'stormy'"),
-        (["--fleet-hint", "-1"], "--fleet-hint"),
+        (["--reconcile", "-1"], "--reconcile"),
         (["--report", "/no/such/folder/r.html"], "/no/such/folder/r.html"),
         (["--trace", "/no/such/file"], "/no/such/file"),
     ],

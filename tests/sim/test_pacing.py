@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpccni.aws.values import Launched
 from vpccni.core import pacing
-from vpccni.core.pacing import Pacer, act_at, rate_of, serving_s
+from vpccni.core.census import YOUNG_S, Place, place
+from vpccni.core.pacing import Pacer, act_at, rate_of, serving_s, turn_s
 from vpccni.lab.cloud.buckets import Bucket, published
 
 ACTIONS = [
@@ -38,8 +40,17 @@ def test_the_daemon_and_the_lab_know_the_same_published_bucket(action: str) -> N
     )
 
 
+def placed(rank: int, fleet: int = 1000, lead_s: float = 0.0, now: float = 0.0) -> Pacer:
+    """A node that has asked for its place, first of all."""
+    pacer = Pacer()
+    pacer.reserve("DescribeInstances", now)
+    pacer.admitted("DescribeInstances", now)
+    pacer.told(Place(fleet, rank, lead_s), now)
+    return pacer
+
+
 def test_a_node_that_was_never_refused_never_waits() -> None:
-    pacer = Pacer(fleet=1000)
+    pacer = placed(900)
     for number in range(200):
         now = number * 0.01
         assert pacer.reserve("CreateNetworkInterface", now) == now
@@ -47,7 +58,7 @@ def test_a_node_that_was_never_refused_never_waits() -> None:
     assert pacer.refusing(2.0) is None
 
 
-def test_a_refusal_delays_only_its_own_action_without_a_hint() -> None:
+def test_a_refusal_delays_only_its_own_action_without_a_place() -> None:
     pacer = Pacer()
     pacer.reserve("AttachNetworkInterface", 0.0)
     until = pacer.refused("AttachNetworkInterface", 0.0, 0.5)
@@ -86,27 +97,56 @@ def test_a_look_at_when_a_call_could_be_made_reserves_nothing() -> None:
     assert pacer.free_at("AssignPrivateIpAddresses", 0.0) == pacer.free_at("AssignPrivateIpAddresses", 0.0)
 
 
-def test_a_starting_node_with_a_hint_takes_one_slot_for_everything() -> None:
-    pacer = Pacer(fleet=1000)
-    pacer.reserve("DescribeNetworkInterfaces", 0.0)
-    slot = pacer.refused("DescribeNetworkInterfaces", 0.0, 0.5)
-    assert slot == pytest.approx(serving_s(1000) / 2, abs=1.0)
+def test_a_refused_node_that_knows_its_place_waits_for_its_turn_with_everything() -> None:
+    pacer = placed(500)
+    slot = pacer.refused("CreateNetworkInterface", 0.5, 0.3)
+    assert slot == turn_s(500) == pytest.approx(90.0 / pacing.PACE)
     for action in ACTIONS:
         assert pacer.free_at(action, 1.0) == slot
 
 
-def test_a_node_that_is_under_way_takes_no_slot() -> None:
-    pacer = Pacer(fleet=1000)
+def test_a_node_that_queued_for_its_place_takes_its_turn_unasked() -> None:
+    pacer = Pacer()
+    pacer.reserve("DescribeInstances", 0.0)
+    pacer.refused("DescribeInstances", 0.0, 0.5)
+    pacer.admitted("DescribeInstances", 12.0)
+    pacer.told(Place(1000, 800, 0.0), 12.0)
+    assert pacer.free_at("DescribeNetworkInterfaces", 12.0) == turn_s(800)
+
+
+def test_a_node_under_way_waits_with_the_refused_action_alone() -> None:
+    pacer = placed(700)
     pacer.reserve("CreateNetworkInterface", 0.0)
     pacer.admitted("CreateNetworkInterface", 0.0)
-    pacer.refused("AttachNetworkInterface", 0.5, 0.9)
+    assert pacer.refused("AttachNetworkInterface", 0.5, 0.9) == turn_s(700)
     assert pacer.free_at("AssignPrivateIpAddresses", 0.5) == 0.5
 
 
-def test_a_node_that_starts_later_than_the_first_draws_from_what_is_left() -> None:
-    early, late = Pacer(fleet=1000, since=0.0), Pacer(fleet=1000, since=0.0)
-    assert early.refused("DescribeSubnets", 0.0, 1.0) == pytest.approx(190.0, abs=1.0)
-    assert late.refused("DescribeSubnets", 100.0, 1.0) == pytest.approx(190.0, abs=1.0)
+def test_a_node_whose_turn_has_passed_is_served_soon() -> None:
+    pacer = placed(10)
+    assert pacer.refused("AttachNetworkInterface", 30.0, 1.0) <= 30.0 + pacing.MISSED_S + 1.0
+
+
+def test_turns_count_from_the_start_of_the_first_node() -> None:
+    late = placed(600, lead_s=80.0, now=80.0)
+    assert late.refused("AttachNetworkInterface", 80.0, 0.0) == pytest.approx(turn_s(600))
+
+
+def test_a_place_is_forgotten_when_the_node_is_young_no_more() -> None:
+    pacer = placed(900)
+    later = YOUNG_S + 1.0
+    assert pacer.refused("AttachNetworkInterface", later, 0.0) < later + 1.0
+
+
+def test_places_are_by_launch_and_then_by_id_and_alike_for_all() -> None:
+    found = [Launched("i-c", 10.0), Launched("i-b", 12.0), Launched("i-a", 12.0)]
+    assert [place(found, name) for name in ("i-c", "i-a", "i-b")] == [
+        Place(3, 0, 0.0),
+        Place(3, 1, 2.0),
+        Place(3, 2, 2.0),
+    ]
+    assert place(reversed(found), "i-b") == place(found, "i-b")
+    assert place(found, "i-x") is None
 
 
 def test_growing_waits_a_moment_only_while_addresses_are_left() -> None:
@@ -117,16 +157,16 @@ def test_growing_waits_a_moment_only_while_addresses_are_left() -> None:
 
 @settings(max_examples=100)
 @given(
-    st.integers(0, 5000),
+    st.none() | st.integers(0, 5000),
     st.lists(st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.floats(0, 50), st.floats(0, 0.999)), max_size=40),
 )
-def test_no_call_is_ever_put_off_for_longer_than_the_fleet_or_the_last_window_needs(
-    fleet: int, outcomes: list[tuple[str, bool, float, float]]
+def test_no_call_is_ever_put_off_for_longer_than_its_turn_or_the_last_window_needs(
+    rank: int | None, outcomes: list[tuple[str, bool, float, float]]
 ) -> None:
-    pacer, now = Pacer(fleet=fleet), 0.0
+    pacer, now = Pacer() if rank is None else placed(rank, rank + 1), 0.0
     for action, admitted, pause_s, draw in outcomes:
         at = pacer.reserve(action, now)
-        longest = max(serving_s(fleet), pacing.LONGEST_S) + 2 * len(outcomes) + 1
+        longest = max(turn_s(rank or 0), pacing.LONGEST_S) + 2 * len(outcomes) + 1
         assert now <= at <= now + longest
         now = at + pause_s
         if admitted:
@@ -135,12 +175,12 @@ def test_no_call_is_ever_put_off_for_longer_than_the_fleet_or_the_last_window_ne
             assert pacer.refused(action, now, draw) >= now
 
 
-def _contend(nodes: int, hint: int, seed: int) -> tuple[float, float]:
+def _contend(nodes: int, seed: int, *, places: bool) -> tuple[float, float]:
     """Nodes that each need one attach, nothing else: seconds until the last has it, refusals per node."""
     rng, size = random.Random(seed), published("AttachNetworkInterface")
     bucket = Bucket(size.burst, size.refill_per_s)
     waiting = [(0.0, node) for node in range(nodes)]
-    pacers = [Pacer(fleet=hint) for _ in range(nodes)]
+    pacers = [placed(rank, nodes) if places else Pacer() for rank in range(nodes)]
     refused, last = 0, 0.0
     while waiting:
         waiting.sort(reverse=True)
@@ -155,13 +195,13 @@ def _contend(nodes: int, hint: int, seed: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("nodes", [100, 400])
-def test_nodes_that_do_not_see_each_other_share_a_bucket_with_few_refusals(nodes: int) -> None:
-    last, refused = _contend(nodes, nodes, 1)
+def test_nodes_that_know_their_places_share_a_bucket_with_few_refusals(nodes: int) -> None:
+    last, refused = _contend(nodes, 1, places=True)
     assert last <= serving_s(nodes) * 1.1 + 5.0
-    assert refused <= 1.3
+    assert refused <= 1.0
 
 
-def test_without_a_hint_they_get_there_too_but_waste_more() -> None:
-    last, refused = _contend(400, 0, 1)
-    assert refused > _contend(400, 400, 1)[1] * 1.5
+def test_without_places_they_get_there_too_but_waste_more() -> None:
+    last, refused = _contend(400, 1, places=False)
+    assert refused > _contend(400, 1, places=True)[1] * 1.5
     assert last <= serving_s(400) * 3

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
 from vpccni.aws import decode, failure, tags
-from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork, Subnet
+from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork, Launched, Subnet
 
 PAGE_SIZE = 1000
 MAX_FILTER_VALUES = 200  # EC2's limit per filter
@@ -173,13 +174,18 @@ class Ec2:
     def occupied_slots(self, instance_id: str) -> frozenset[tuple[int, int]]:
         """DescribeInstances of the instance itself."""
         answer = self._call("DescribeInstances", InstanceIds=[instance_id])
-        attachments = (
-            interface["Attachment"]
-            for reservation in answer["Reservations"]
-            for instance in reservation["Instances"]
-            for interface in instance.get("NetworkInterfaces", ())
-        )
-        return frozenset((raw.get("NetworkCardIndex", 0), raw["DeviceIndex"]) for raw in attachments)
+        found = (decode.launched(raw) for reservation in answer["Reservations"] for raw in reservation["Instances"])
+        return frozenset(slot for instance in found for slot in instance.slots)
+
+    def launched(self, since: float, until: float) -> tuple[Launched, ...]:
+        """DescribeInstances with the filters tag-key, instance-state-name and launch-time; the first page."""
+        filters = {
+            "tag-key": [tags.CLUSTER_TAG_PATTERN],
+            "instance-state-name": ["pending", "running"],
+            "launch-time": _launch_patterns(since, until),
+        }
+        answer = self._call("DescribeInstances", Filters=_filter_list(filters), MaxResults=PAGE_SIZE)
+        return tuple(decode.launched(raw) for reservation in answer["Reservations"] for raw in reservation["Instances"])
 
     def subnets(self, vpc_id: str, availability_zone: str) -> tuple[Subnet, ...]:
         """DescribeSubnets with the filters vpc-id and availability-zone."""
@@ -254,3 +260,11 @@ def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _filter_list(filters: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     return [{"Name": name, "Values": values} for name, values in filters.items()]
+
+
+def _launch_patterns(since: float, until: float) -> list[str]:
+    """Values of the filter launch-time that cover a span, in steps of ten minutes: `2026-01-31T12:4*`."""
+    step_s = 600
+    first, last = int(since) // step_s, int(until) // step_s
+    moments = (datetime.fromtimestamp(number * step_s, UTC) for number in range(first, last + 1))
+    return [f"{moment:%Y-%m-%dT%H:%M}"[:-1] + "*" for moment in moments]

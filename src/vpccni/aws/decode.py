@@ -18,6 +18,7 @@ from vpccni.aws.values import (
     Interface,
     IPAddress,
     IPNetwork,
+    Launched,
     Subnet,
 )
 
@@ -54,6 +55,13 @@ def interface(raw: Raw) -> Interface:
         source_dest_check=raw.get("SourceDestCheck", True),
         tags=tags(raw.get("TagSet", ())),
     )
+
+
+def launched(raw: Raw) -> Launched:
+    """An instance of DescribeInstances."""
+    attachments = (each["Attachment"] for each in raw.get("NetworkInterfaces", ()))
+    slots = frozenset((each.get("NetworkCardIndex", 0), each["DeviceIndex"]) for each in attachments)
+    return Launched(raw["InstanceId"], raw["LaunchTime"].timestamp(), slots)
 
 
 def attachment(raw: Raw) -> Attachment:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from vpccni.aws.boto import Ec2
-from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork, Subnet
+from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork, Launched, Subnet
 
 __all__ = ["Addresses", "Ec2", "Interfaces", "Inventory"]
 
@@ -86,6 +86,10 @@ class Inventory(Protocol):
 
     def occupied_slots(self, instance_id: str) -> frozenset[tuple[int, int]]:
         """(card, device index) pairs in use, also by interfaces that `attached` cannot see (other accounts)."""
+
+    def launched(self, since: float, until: float) -> tuple[Launched, ...]:
+        """Cluster nodes of the account that were launched in that time (Unix seconds, coarsely): one page, of a
+        thousand."""
 
     def subnets(self, vpc_id: str, availability_zone: str) -> tuple[Subnet, ...]:
         """All subnets of a VPC in one zone, by subnet id."""

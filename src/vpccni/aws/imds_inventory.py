@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from vpccni.aws.imds import Imds
-from vpccni.aws.values import Attachment, InstanceLimits, Interface, IPAddress, IPNetwork, MetadataInterface, Subnet
+from vpccni.aws.values import (
+    Attachment,
+    InstanceLimits,
+    Interface,
+    IPAddress,
+    IPNetwork,
+    Launched,
+    MetadataInterface,
+    Subnet,
+)
 from vpccni.errors import CloudError
 
 
@@ -44,6 +53,10 @@ class ImdsInventory:
         """Slots of the interfaces that the metadata service lists."""
         places = (each.attachment for each in self.attached(instance_id))
         return frozenset((place.card, place.device) for place in places if place)
+
+    def launched(self, since: float, until: float) -> tuple[Launched, ...]:
+        """None: the metadata service knows of no other instance."""
+        return ()
 
     def subnets(self, vpc_id: str, availability_zone: str) -> tuple[Subnet, ...]:
         """The subnets of the attached interfaces, as far as metadata goes: no tags, no free addresses."""

@@ -15,6 +15,7 @@ CREATED_TAG = "node.k8s.amazonaws.com/createdAt"
 CLUSTER_TAG = "cluster.k8s.amazonaws.com/name"
 OWNER_TAG = "eks:eni:owner"
 OWNER = "amazon-vpc-cni"
+CLUSTER_TAG_PATTERN = "kubernetes.io/cluster/*"  # keys that mark instances as nodes of a cluster, whichever
 UNMANAGED_TAG = "node.k8s.amazonaws.com/no_manage"
 SAGA_TAG = "vpccni/saga"  # the ClientToken of the create call: finds an interface whose creation was never answered
 SUBNET_ROLE_TAG = "kubernetes.io/role/cni"

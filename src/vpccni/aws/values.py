@@ -139,3 +139,12 @@ class InstanceLimits:
     def card_limit(self, card: int) -> int:
         """The most interfaces of network card `card`; 0 when the type has no such card."""
         return next((limit.max_enis for limit in self.cards if limit.card == card), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An instance and when EC2 launched it (Unix seconds); `slots` are the (card, device index) pairs in use."""
+
+    instance_id: str
+    launched_at: float
+    slots: frozenset[tuple[int, int]] = frozenset()

@@ -33,7 +33,6 @@ Compare = Annotated[
     list[str] | None,
     typer.Option(help="settings over the same pods, 'NAME=VALUE ... policy=ours|upstream'; repeatable"),
 ]
-Hint = Annotated[float, typer.Option(help="what a node is told of the fleet's size: 1 the truth, 0 no hint")]
 Confirm = Annotated[str, typer.Option(help="each node asks EC2 what it has so often; 0s: only on a difference")]
 
 
@@ -52,7 +51,7 @@ def sim(
     subnet: Annotated[list[str] | None, typer.Option(help="size of a subnet such as /20; repeatable")] = None,
     cloud: Annotated[str, typer.Option(help="profile of EC2's delays")] = "busy",
     no_throttling: Annotated[bool, typer.Option("--no-throttling", help="EC2 without token buckets")] = False,
-    fleet_hint: Hint = 1.0,
+    no_census: Annotated[bool, typer.Option("--no-census", help="nodes may not ask EC2 who starts with them")] = False,
     boot_over: Annotated[str, typer.Option(help="nodes start within this time")] = "",
     reconcile: Confirm = "0s",
     report: Annotated[Path | None, typer.Option(help="write an HTML report with plots to this file")] = None,
@@ -73,7 +72,7 @@ def sim(
     job = replace(
         base.job(length_s),
         throttling=not no_throttling,
-        fleet_hint=_at_least_zero("--fleet-hint", fleet_hint),
+        census=not no_census,
         boot_over_s=_seconds("--boot-over", boot_over, zero=True) if boot_over else warm_up_s / 2,
         warm_up_s=warm_up_s,
         confirm_s=_seconds("--reconcile", reconcile, zero=True),
@@ -223,12 +222,6 @@ def _seconds(option: str, text: str, *, zero: bool = False) -> float:
         value = -1.0
     if not (0.0 < value <= 366 * DAY_S or (zero and value == 0.0)):
         raise InputError("simulate", f"{option} {text!r} is no time", hint="such as 90s, 30m, 6h or 1d")
-    return value
-
-
-def _at_least_zero(option: str, value: float) -> float:
-    if not 0.0 <= value <= 100.0:
-        raise InputError("simulate", f"{option} {value:g} is not between 0 and 100")
     return value
 
 

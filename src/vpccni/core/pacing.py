@@ -7,21 +7,22 @@ and reports how it went; the simulator does the same for a thousand nodes.
 
 The rule. A call is made at once until EC2 says RequestLimitExceeded: a lone node never waits. Then:
 
-- With a fleet hint (how many nodes are starting up now), the node draws its slot once, from the time that the account
-  needs to serve all of them, and does everything that needs tokens in and after its slot. The tightest bucket that a
-  starting node needs is AttachNetworkInterface's; slots at its pace are below every other bucket's, so that after the
-  first refusal calls are admitted almost always.
-- Without a hint, full jitter over a window that doubles with every refusal in a row of the same action.
+- A node that knows its place among those that start with it (`core.census`) has a slot: the moment at which the
+  account's tightest bucket, AttachNetworkInterface's, serves that place. It does everything that needs tokens in and
+  after its slot. Slots at that pace are below every other bucket's, so that calls are admitted almost always.
+- Without a place, full jitter over a window that doubles with every refusal in a row of the same action.
 - While an action is refused, only one call of it is made at a time, spaced, however many steps want one.
 
-A node that knows nothing but its own refusals cannot have both few wasted calls and a quick end: the number of
-competitors is what it lacks. That is why there is a hint.
+The one thing that cannot be had cheaply is the place itself: all nodes ask for it at once. Reads are admitted four
+times as fast as changes, so the queue for it is gone while the first quarter of the slots passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from vpccni.core.census import YOUNG_S, Place
 
 READ_VERBS = ("Describe", "List", "Get", "Search")
 
@@ -52,12 +53,15 @@ RATES: Mapping[str, Rate] = {
     **dict.fromkeys(("CreateTags", "DeleteTags"), Rate(100, 10)),
 }
 
-FIRST_S, LAST_S = 5.0, 120.0  # windows without a hint
-FIRST_READ_S = 15.0
+FIRST_S, LAST_S = 5.0, 120.0  # windows without a place
+# Windows of a node that was admitted nowhere yet and so knows nothing: as many others may be in the same position.
+FIRST_READ_S, LAST_READ_S = 20.0, 40.0
+PACE = 0.97  # slots are served a little slower than EC2 could, or every call that comes late finds an empty bucket
+MISSED_S, MISSED_GROWTH = 10.0, 1.5  # windows of a node whose slot has passed: it must be about its turn
 MARGIN_S = 15.0  # after the last refusal of a read, for which the queue is still taken to have been full
+LONGEST_S = 300.0  # what is inferred without a place is not trusted further: EC2 may have been out, not busy
 QUIET_S = 300.0  # without a refusal for so long, the next one begins a new episode
 GATHER_S = 2.0  # Amazon VPC CNI 1.23 looks every 5 s, which gathers too, but also when nothing is left
-LONGEST_S = 300.0  # what is inferred without a hint is not trusted further: EC2 may have been out, not busy
 SPACING_S = 1.0  # between two calls of an action that is being refused
 
 
@@ -82,6 +86,11 @@ def serving_s(fleet: int, rate: Rate = CHANGE) -> float:
     return max(0.0, (fleet - rate.burst) / rate.refill_per_s)
 
 
+def turn_s(rank: int) -> float:
+    """When a node of that place has its turn, after the first one started."""
+    return serving_s(rank) / PACE
+
+
 @dataclass(slots=True)
 class _Action:
     refused: int = 0  # in a row
@@ -90,20 +99,22 @@ class _Action:
 
 @dataclass(slots=True)
 class Pacer:
-    """One node's view of the account's buckets. All times are seconds on one clock.
+    """One node's view of the account's buckets. All times are seconds on one clock."""
 
-    `fleet`: how many nodes are starting at this time, this one included; 0: unknown, or nobody is. `since`: when the
-    first of them started, None: with this one. Both may be set at any time, and are to be taken back when the node is
-    young no more. A good source is the API server's list of nodes, those younger than some minutes.
-    """
-
-    fleet: int = 0
-    since: float | None = None
     _actions: dict[str, _Action] = field(default_factory=dict)
     _slot: float = 0.0
+    _turn: float | None = None  # when the account serves this node's place, if that is known
+    _told_at: float = 0.0
     _began: float | None = None  # when this node's first call was made, the first ever or the first after a quiet time
     _refused_at: float = float("-inf")
     _served: bool = False  # a change was admitted: this node is under way
+
+    def told(self, place: Place, now: float) -> None:
+        """This node's place among those that start now. It counts for as long as an instance is young."""
+        began = now if self._began is None else self._began
+        self._turn, self._told_at = began - place.lead_s + turn_s(place.rank), now
+        if self._refused_at >= began and not self._served:  # there is a queue; otherwise the first refusal will tell
+            self._slot = self._turn  # instead of what was inferred from the queue
 
     def free_at(self, action: str, now: float) -> float:
         """When a call could be made; nothing is reserved. A step whose first call must wait is better planned anew at
@@ -126,31 +137,34 @@ class Pacer:
         state = self._actions.pop(action, None)
         if not is_read(action):
             self._served = True
-        elif state is not None and not self._served and not self.fleet and self._began is not None:
+        elif state is not None and not self._served and self._turn is None and self._began is not None:
             # Queued for a read: as many as were admitted before will be before us where changes are admitted.
             slower = rate_of(action).refill_per_s / CHANGE.refill_per_s
-            seen_empty = self._refused_at + MARGIN_S  # not later: there may be nobody left
-            place = self._began + (min(now, seen_empty) - self._began) * slower
-            self._slot = max(self._slot, min(place, now + LONGEST_S))
+            queued_s = min(now, self._refused_at + MARGIN_S) - self._began
+            self._slot = max(self._slot, min(self._began + queued_s * slower, now + LONGEST_S))
 
     def refused(self, action: str, now: float, draw: float) -> float:
         """EC2 answered RequestLimitExceeded; until when calls of this action wait. `draw` is uniform in [0, 1)."""
         state = self._actions.setdefault(action, _Action())
         state.refused += 1
         self._refused_at = now
-        began = now if self._began is None else self._began
-        past_s = now - (began if self.since is None else min(self.since, began))
-        ahead_s = serving_s(self.fleet) - past_s
-        first_s = FIRST_READ_S if is_read(action) and not self._served else FIRST_S
-        window_s = max(ahead_s, min(LAST_S, first_s * 2 ** (state.refused - 1)))
-        if ahead_s <= 0 and not self._served:
-            window_s = max(
-                window_s, min(past_s / 2, LONGEST_S)
-            )  # the hint was too low: it will take longer in proportion
-        state.until = now + 1.0 / rate_of(action).refill_per_s + draw * window_s
-        if ahead_s > 0 and not self._served:
-            self._slot = state.until  # whatever else this node wants, as many others want it too
+        turn = self._turn if now - self._told_at <= YOUNG_S else None
+        if turn is not None and turn > now + SPACING_S:
+            state.until = turn
+            if not self._served:
+                self._slot = turn  # whatever else this node wants, as many others want it too
+        else:
+            window_s = self._window_s(action, state.refused, placed=turn is not None)
+            state.until = now + 1.0 / rate_of(action).refill_per_s + draw * window_s
         return state.until
+
+    def _window_s(self, action: str, refused: int, *, placed: bool) -> float:
+        """The window for a call that was refused so many times in a row."""
+        if placed:
+            return float(min(LAST_S, MISSED_S * MISSED_GROWTH ** (refused - 1)))
+        if is_read(action) and not self._served:
+            return float(min(LAST_READ_S, FIRST_READ_S * 2 ** (refused - 1)))
+        return float(min(LAST_S, FIRST_S * 2 ** (refused - 1)))
 
     def refusing(self, now: float) -> float | None:
         """Until when something is held back; None when nothing is. For explanations."""

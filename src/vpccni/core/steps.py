@@ -90,6 +90,23 @@ class Wait:
 
 Step = AssignBlocks | AttachEni | UnassignBlocks | FreeEni | Wait
 
+# The EC2 call that decides whether a step can begin, by kind of step and address family.
+_FIRST_CALLS: dict[tuple[type[Step], int], str] = {
+    (AssignBlocks, 4): "AssignPrivateIpAddresses",
+    (AssignBlocks, 6): "AssignIpv6Addresses",
+    (UnassignBlocks, 4): "UnassignPrivateIpAddresses",
+    (UnassignBlocks, 6): "UnassignIpv6Addresses",
+}
+
+
+def first_call(step: Step, version: int = 4) -> str:
+    """The action of the EC2 call that a step begins with; "" for a wait."""
+    if isinstance(step, AttachEni):
+        return "CreateNetworkInterface"
+    if isinstance(step, FreeEni):
+        return "DetachNetworkInterface"
+    return _FIRST_CALLS.get((type(step), version), "")
+
 
 def counted(count: int, kind: BlockKind) -> str:
     """`1 address`, `9 addresses`, `2 prefixes`."""

@@ -22,6 +22,7 @@ from vpccni.aws.imds import Imds
 from vpccni.aws.values import InstanceLimits, NodeIdentity
 from vpccni.clock import Clock
 from vpccni.core import limits as type_limits
+from vpccni.core.census import YOUNG_S, place
 from vpccni.core.pool import Pool
 from vpccni.core.targets import NodeLimits
 from vpccni.errors import NoAddress, VpcCniError
@@ -93,10 +94,11 @@ class BringUp:
         log.info("this node", extra={"facts": {"node": str(node)}})
         calls = parts.connect(node)
         try:
+            slots = await self._take_census(node, calls)
             size = await self._insist("the instance type's limits", lambda: self._size(node, calls))
             self.limits = size.limits
             parts.pool.set_mode(size.mode)
-            runner, side, view = self._assemble(node, calls)
+            runner, side, view = self._assemble(node, calls, slots)
             await self._insist("EC2's list of interfaces", view.observe)
             assert self.sagas is not None
             await self.sagas.adopt(parts.intents, view.interfaces)
@@ -131,7 +133,30 @@ class BringUp:
         if self.engine is not None:
             self.engine.wake_if_low()
 
-    def _assemble(self, node: NodeIdentity, calls: CloudCalls) -> tuple[StepRunner, NodeSide, NodeView]:
+    async def _take_census(self, node: NodeIdentity, calls: CloudCalls) -> frozenset[tuple[int, int]] | None:
+        """Ask EC2, before anything else, who starts together with this node, so that the pacer knows its turn.
+
+        Returns the (card, device) slots in use on this instance when the answer says so. A daemon that may not ask
+        paces itself by what it meets.
+        """
+        if not self._parts.settings.provisioning:
+            return None
+        now = self._parts.clock.now()
+        try:
+            found = await calls.run("DescribeInstances", lambda: calls.inventory.launched(now - YOUNG_S, now + YOUNG_S))
+        except VpcCniError as error:
+            log.info("cannot see who starts together with this node: %s", error, extra={"facts": error.evidence})
+            return None
+        mine = place(found, node.instance_id)
+        if mine is None:
+            return None
+        calls.told(mine)
+        log.info("starting together with others", extra={"facts": {"nodes": mine.fleet, "place": mine.rank}})
+        return next(each.slots for each in found if each.instance_id == node.instance_id)
+
+    def _assemble(
+        self, node: NodeIdentity, calls: CloudCalls, slots: frozenset[tuple[int, int]] | None
+    ) -> tuple[StepRunner, NodeSide, NodeView]:
         parts, settings = self._parts, self._parts.settings
 
         async def pods_seen() -> tuple[object, ...]:
@@ -152,6 +177,7 @@ class BringUp:
             own_tags=lambda now: eni_tags.creation(
                 node.instance_id, now, settings.cluster_name, settings.additional_eni_tags
             ),
+            slots=slots,
         )
         view = NodeView(
             node,

@@ -18,6 +18,7 @@ from typing import TypeVar
 from vpccni.aws.ec2 import Addresses, Interfaces, Inventory
 from vpccni.aws.failure import THROTTLES
 from vpccni.clock import Clock
+from vpccni.core.census import Place
 from vpccni.core.pacing import Pacer
 from vpccni.errors import CloudError
 
@@ -88,6 +89,11 @@ class CloudCalls:
             else:
                 pace.pacer.admitted(action, pace.clock.now())
                 return answer
+
+    def told(self, place: Place) -> None:
+        """The node's place among those that start with it: its turn, should EC2 refuse calls."""
+        if self._pace is not None:
+            self._pace.pacer.told(place, self._pace.clock.now())
 
     async def _await_turn(self, pace: Pace, action: str) -> None:
         now = pace.clock.now()

@@ -63,11 +63,14 @@ class Sagas:
         clock: Clock,
         token: Callable[[], str],
         own_tags: Callable[[float], Mapping[str, str]],
+        slots: frozenset[tuple[int, int]] | None = None,
     ) -> None:
-        """`record` makes a record durable; `token` makes a fresh ClientToken; `own_tags(now)` the new ENI's tags."""
+        """`record` makes a record durable; `token` makes a fresh ClientToken; `own_tags(now)` the new ENI's tags;
+        `slots` are the (card, device) pairs in use, None when that is not known."""
         self._node, self._calls, self._record, self._clock = node, calls, record, clock
         self._token, self._own_tags = token, own_tags
         self._claimed: set[tuple[int, int]] = set()  # (card, device) slots of sagas under way
+        self._slots = None if slots is None else set(slots)  # in use, as far as is known
         self._slots_lock = asyncio.Lock()
         self._running: set[str] = set()
         self.open: dict[str, Intent] = {}
@@ -198,29 +201,47 @@ class Sagas:
         )
 
     async def _attach(self, interface: Interface, card: int) -> Interface:
+        remembered = self._slots is not None
+        try:
+            attachment_id = await self._hang(interface.eni_id, card)
+        except CloudError as error:
+            if error.aws_code != "InvalidParameterValue" or not remembered:
+                raise
+            attachment_id = await self._hang(interface.eni_id, card)  # somebody else took what we thought free
+        await self._calls.run(
+            "ModifyNetworkInterfaceAttribute",
+            lambda: self._calls.interfaces.delete_on_termination(interface.eni_id, attachment_id),
+        )
+        return await self._until_status(interface.eni_id, "attached", ATTACH_LIMIT_S)
+
+    async def _hang(self, eni_id: str, card: int) -> str:
+        """Attach at a device index that is free as far as we know; the attachment's id. A refusal ends knowing."""
         device = await self._claim_slot(card)
         try:
             attachment_id = await self._patiently(
                 "AttachNetworkInterface",
-                lambda: self._calls.interfaces.attach(interface.eni_id, self._node.instance_id, device, card),
+                lambda: self._calls.interfaces.attach(eni_id, self._node.instance_id, device, card),
                 # A fresh id may not be known everywhere yet (eventual consistency of EC2).
                 again={"InvalidNetworkInterfaceID.NotFound"},
                 limit_s=CONSISTENT_S,
             )
-            await self._calls.run(
-                "ModifyNetworkInterfaceAttribute",
-                lambda: self._calls.interfaces.delete_on_termination(interface.eni_id, attachment_id),
-            )
-            return await self._until_status(interface.eni_id, "attached", ATTACH_LIMIT_S)
+        except BaseException:
+            self._slots = None
+            raise
         finally:
             self._claimed.discard((card, device))
+        if self._slots is not None:
+            self._slots.add((card, device))
+        return attachment_id
 
     async def _claim_slot(self, card: int) -> int:
         async with self._slots_lock:
-            used = await self._calls.run(
-                "DescribeInstances", lambda: self._calls.inventory.occupied_slots(self._node.instance_id)
-            )
-            taken = used | self._claimed
+            if self._slots is None:
+                used = await self._calls.run(
+                    "DescribeInstances", lambda: self._calls.inventory.occupied_slots(self._node.instance_id)
+                )
+                self._slots = set(used)
+            taken = self._slots | self._claimed
             for device in range(DEVICE_SLOTS):
                 if (card, device) not in taken:
                     self._claimed.add((card, device))
@@ -234,6 +255,7 @@ class Sagas:
         )
 
     async def _remove(self, eni_id: str) -> None:
+        self._slots = None
         interface = await self._describe(eni_id)
         if interface is None:
             return

@@ -32,6 +32,8 @@ from vpccni.netlink.namespace import NETNS_DIR
 
 log = logging.getLogger(__name__)
 
+CLUSTER_TAG = "kubernetes.io/cluster/lab"  # what marks an instance as a node
+
 
 @dataclass(frozen=True, slots=True)
 class BoxNode:
@@ -90,7 +92,7 @@ class Box:
 
     def _launch(self, node: NodeSpec, subnet_id: str, group_id: str) -> None:
         options = MetadataOptions(http_put_response_hop_limit=self.topology.http_put_response_hop_limit)
-        tags = {"Name": node.name}
+        tags = {"Name": node.name, CLUSTER_TAG: "owned"}
         request = NewInstance(
             node.type, subnet_id, node.private_ip, node.public, (group_id,), options=options, tags=tags
         )

@@ -29,6 +29,7 @@ from vpccni.sim.timeline import Flag, Process, Timeline
 
 T = TypeVar("T")
 THROTTLED = "RequestLimitExceeded"
+NODE_TAGS = {"kubernetes.io/cluster/sim": "owned"}
 
 
 class Account:
@@ -66,7 +67,7 @@ class Account:
         """Start a node; its number decides the subnet, in turn."""
         subnet_id = self.subnet_ids[number % len(self.subnet_ids)]
         try:
-            return self.cloud.run_instance(NewInstance(instance_type, subnet_id, public_ip=False))
+            return self.cloud.run_instance(NewInstance(instance_type, subnet_id, public_ip=False, tags=NODE_TAGS))
         except ApiError as error:
             raise InputError(
                 "place the nodes",

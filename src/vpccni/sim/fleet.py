@@ -24,7 +24,7 @@ from vpccni.lab.cloud.faults import NO_FAULTS
 from vpccni.settings import Settings
 from vpccni.sim.account import Account
 from vpccni.sim.node import Node, Setup
-from vpccni.sim.ours import YOUNG_S, OurNode
+from vpccni.sim.ours import OurNode
 from vpccni.sim.record import POINTS, Record
 from vpccni.sim.timeline import Timeline
 from vpccni.sim.trace import PodEvent
@@ -39,7 +39,7 @@ Progress = Callable[[float], None]
 class Job:
     """What to simulate. `subnets` are prefix lengths, () for as many /18 as the nodes can fill.
 
-    `fleet_hint`: what a node is told about how many start with it, as a factor of the truth; 0 for nothing.
+    `census`: whether a node may ask EC2 who starts with it.
     `boot_over_s`: nodes start within so many seconds. `warm_up_s`: what is simulated before counting and time 0 begin;
     events of the trace may have negative times. `until_ready`: end as soon as every node is ready.
     """
@@ -53,7 +53,7 @@ class Job:
     subnets: tuple[int, ...] = ()
     cloud: str = "busy"
     throttling: bool = True
-    fleet_hint: float = 1.0
+    census: bool = True
     boot_over_s: float = 0.0
     warm_up_s: float = 0.0
     confirm_s: float = 3600.0
@@ -93,8 +93,7 @@ def setup_of(job: Job) -> Setup:
         targets=targets,
         limits=NodeLimits(limits.max_enis, limits.ipv4_per_eni),
         mode=Mode.PREFIX if prefixes else Mode.SECONDARY,
-        fleet_hint=round(job.nodes * job.fleet_hint * min(1.0, YOUNG_S / max(1.0, job.boot_over_s))),
-        fleet_since=0.0 if job.boot_over_s < YOUNG_S else None,
+        census=job.census,
         confirm_s=job.confirm_s,
     )
 
@@ -131,7 +130,9 @@ class Fleet:
         self.nodes = [self._node(number, rng) for number in range(job.nodes)]
         starts = random.Random(f"{job.seed}/boot")
         for node in self.nodes:
-            self.timeline.at(starts.uniform(0.0, job.boot_over_s), node.boot)
+            # All machines take the same time from launch to daemon; it is left out.
+            node.instance.launched_at = starts.uniform(0.0, job.boot_over_s)
+            self.timeline.at(node.instance.launched_at, node.boot)
 
     def _node(self, number: int, rng: random.Random) -> Node:
         instance = self.account.launch(number, self.job.instance_type)

@@ -35,8 +35,7 @@ class Setup:
     targets: Targets
     limits: NodeLimits
     mode: Mode
-    fleet_hint: int = 0  # nodes that start together, as an API server would tell; 0: nobody tells
-    fleet_since: float | None = None  # when the first of them was created
+    census: bool = True  # nodes may ask EC2 who starts with them
     confirm_s: float = 0.0  # EC2 is asked what a node has so often, whatever metadata says; 0: never
 
 

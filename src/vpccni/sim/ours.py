@@ -17,7 +17,7 @@ from vpccni.core.block import Block, BlockKind
 from vpccni.core.pacing import act_at
 from vpccni.core.plan import next_wake, plan
 from vpccni.core.pool import PodIdentity, PodKey, Pool
-from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
+from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait, first_call
 from vpccni.core.view import NodePolicy, View
 from vpccni.errors import CloudError, NoAddress, Refused
 from vpccni.ipamd.holds import HoldBook
@@ -27,14 +27,6 @@ from vpccni.sim.timeline import Process
 
 SUBNET_FULL = frozenset({"InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"})
 DETACH_FIRST_LOOK_S = 3.0
-YOUNG_S = 600.0  # how long a node counts as starting, for the fleet hint
-# The call that decides whether a step can begin.
-FIRST_CALL: dict[type[Step], str] = {
-    AssignBlocks: "AssignPrivateIpAddresses",
-    AttachEni: "CreateNetworkInterface",
-    UnassignBlocks: "UnassignPrivateIpAddresses",
-    FreeEni: "DetachNetworkInterface",
-}
 
 
 class OurNode(PacedNode):
@@ -51,12 +43,7 @@ class OurNode(PacedNode):
         self._last_decrease: float | None = None
         self._wake_at = float("inf")
         self._short_since: float | None = None
-        self.timeline.at(self.timeline.now + YOUNG_S, self._grow_up)
         self.timeline.spawn(self._start_up())
-
-    def _grow_up(self) -> None:
-        """Nobody starts any more, as far as this node knows."""
-        self.pacer.fleet = 0
 
     # -- pods
 
@@ -122,7 +109,7 @@ class OurNode(PacedNode):
         self._short_since = None
         for step in steps:
             if not isinstance(step, Wait):
-                at = self.pacer.free_at(FIRST_CALL[type(step)], now)
+                at = self.pacer.free_at(first_call(step), now)
                 if at > now:
                     self._wake(at)
                 else:
@@ -185,6 +172,8 @@ class OurNode(PacedNode):
 
     def _start_up(self) -> Process[None]:
         ec2, instance_id = self.account.ec2, self.instance.instance_id
+        if self.setup.census:
+            yield from self.take_census()
         found = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.attached(instance_id))
         yield from self.know_subnets()
         self.groups = found[0].security_groups

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from vpccni.aws.values import Interface, Subnet
 from vpccni.core import subnets
+from vpccni.core.census import YOUNG_S, place
 from vpccni.core.pacing import Pacer
 from vpccni.core.view import blocks_of
 from vpccni.errors import CloudError
@@ -29,10 +30,11 @@ class PacedNode(Node):
 
     def prepare(self) -> None:
         """Before the first call."""
-        self.pacer = Pacer(fleet=self.setup.fleet_hint, since=self.setup.fleet_since)
+        self.pacer = Pacer()
         self.subnets: dict[str, Subnet] = {}
         self._subnets_at = float("-inf")
         self._claimed: set[tuple[int, int]] = set()  # (card, device) of ENIs that are being attached
+        self._slots: set[tuple[int, int]] | None = None  # (card, device) in use, as far as this node knows
         self.groups: tuple[str, ...] = ()
 
     def call(self, action: str, effect: Callable[[], T], *, first: bool = False) -> Process[T]:
@@ -57,6 +59,18 @@ class PacedNode(Node):
             self.pacer.admitted(action, self.timeline.now)
             return answer
 
+    def take_census(self) -> Process[None]:
+        """Ask who starts with this node, and so learn when its turn is."""
+        ec2, now, own = self.account.ec2, self.timeline.now, self.instance.instance_id
+        try:
+            found = yield from self.call("DescribeInstances", lambda: ec2.launched(now - YOUNG_S, now + YOUNG_S))
+        except CloudError:
+            return
+        mine = place(found, own)
+        if mine is not None:
+            self.pacer.told(mine, self.timeline.now)
+            self._slots = {slot for each in found if each.instance_id == own for slot in each.slots}
+
     def know_subnets(self, *, anew: bool = False) -> Process[list[Subnet]]:
         """The subnets that new ENIs may be made in, best first; asked for when the last answer is old."""
         if anew or self.timeline.now - self._subnets_at > SUBNETS_KEPT_S:
@@ -79,14 +93,17 @@ class PacedNode(Node):
         self.record.enis.add(1, self.timeline.now)
         self.record.created += 1
         try:
-            slots = yield from self.call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
-            taken = slots | self._claimed
+            if self._slots is None:
+                slots = yield from self.call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
+                self._slots = set(slots)
+            taken = self._slots | self._claimed
             device = next(each for each in range(100) if (card, each) not in taken)
             self._claimed.add((card, device))
             try:
                 attachment = yield from self.call(
                     "AttachNetworkInterface", lambda: ec2.attach(eni_id, instance_id, device, card)
                 )
+                self._slots.add((card, device))
             finally:
                 self._claimed.discard((card, device))
         except CloudError:

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from vpccni.aws import failure, values
 from vpccni.aws import tags as ownership
+from vpccni.aws.boto import PAGE_SIZE
 from vpccni.aws.values import InstanceLimits, Interface, IPAddress, IPNetwork
 from vpccni.lab.cloud import resources
 from vpccni.lab.cloud.addresses import Granted, Wanted
@@ -209,8 +210,23 @@ class DirectEc2:
         """(card, device index) in use, from DescribeInstances."""
         with self._calling("DescribeInstances"):
             self.cloud.instance(instance_id)
-            attachments = [eni.attachment for eni in self.cloud.enis_of(instance_id)]
-            return frozenset((attachment.card, attachment.device) for attachment in attachments if attachment)
+            return self._slots(instance_id)
+
+    def launched(self, since: float, until: float) -> tuple[values.Launched, ...]:
+        """Instances with a cluster's tag that were launched in that time, from DescribeInstances."""
+        with self._calling("DescribeInstances"):
+            pattern = ownership.CLUSTER_TAG_PATTERN.removesuffix("*")
+            return tuple(
+                values.Launched(each.instance_id, each.launched_at, self._slots(each.instance_id))
+                for each in self.cloud.instances.values()
+                if each.state in ("pending", "running")
+                and since <= each.launched_at <= min(until, self.cloud.now)
+                and any(key.startswith(pattern) for key in each.tags)
+            )[:PAGE_SIZE]
+
+    def _slots(self, instance_id: str) -> frozenset[tuple[int, int]]:
+        attachments = (eni.attachment for eni in self.cloud.enis_of(instance_id))
+        return frozenset((attachment.card, attachment.device) for attachment in attachments if attachment)
 
     def subnets(self, vpc_id: str, availability_zone: str) -> tuple[values.Subnet, ...]:
         """Subnets of a VPC in a zone, by id."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from vpccni.aws.values import InstanceLimits
@@ -22,6 +23,7 @@ from vpccni.lab.ec2.rows import STATE_CODES
 Values = Iterable[object]
 Table = Mapping[str, Callable[[World, Any], Values]]
 MAX_VALUES = 200
+LAUNCH_TIME = "%Y-%m-%dT%H:%M:%S.000Z"
 
 
 def _attachment(name: str) -> Callable[[World, Eni], Values]:
@@ -105,6 +107,7 @@ INSTANCE: Table = {
     "instance-type": lambda world, instance: (instance.instance_type,),
     "instance-state-name": lambda world, instance: (instance.state,),
     "instance-state-code": lambda world, instance: (STATE_CODES[instance.state],),
+    "launch-time": lambda world, instance: (datetime.fromtimestamp(instance.launched_at, UTC).strftime(LAUNCH_TIME),),
     "image-id": lambda world, instance: (instance.image_id,),
     "availability-zone": lambda world, instance: (instance.zone,),
     "subnet-id": lambda world, instance: (instance.subnet_id,),
