@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import settings
@@ -23,10 +23,17 @@ POD = PodIdentity("default", "p")
 KEYS = st.integers(0, 12).map(lambda n: PodKey("aws-cni", f"c{n}", "eth0"))
 ENIS = st.integers(0, 2)
 SLOTS = st.integers(0, 3)
-ADDRESSES = st.tuples(ENIS, st.integers(0, 79)).map(lambda at: IPv4Address("10.0.0.0") + 4096 * at[0] + at[1])
+SIZES = st.sampled_from([1, 16, 2**48])
+WIDE = int(IPv6Address("2001:db8::"))  # where the /80s of the ENIs begin
+ADDRESSES = st.one_of(
+    st.tuples(ENIS, st.integers(0, 79)).map(lambda at: IPv4Address("10.0.0.0") + 4096 * at[0] + at[1]),
+    st.tuples(ENIS, SLOTS, st.integers(0, 5)).map(lambda at: IPv6Address(WIDE + ((8 * at[0] + at[1]) << 48) + at[2])),
+)
 
 
 def block_at(eni: int, slot: int, size: int) -> Block:
+    if size > 16:
+        return Block(IPv6Network((WIDE + ((8 * eni + slot) << 48), 80)))
     base = int(IPv4Address("10.0.0.0")) + 4096 * eni
     return Block(IPv4Network((base + (16 * slot if size == 16 else 64 + slot), 28 if size == 16 else 32)))
 
@@ -34,11 +41,11 @@ def block_at(eni: int, slot: int, size: int) -> Block:
 class PoolMachine(RuleBasedStateMachine):
     """The model: which ENI holds which blocks, who owns what, and when each address was released last."""
 
-    @initialize(mode=st.sampled_from(Mode))
-    def start(self, mode: Mode) -> None:
-        self.pool, self.twin = Pool(COOLDOWN_S, mode), Pool(COOLDOWN_S, mode)
+    @initialize(mode=st.sampled_from(Mode), dual=st.booleans())
+    def start(self, mode: Mode, dual: bool) -> None:
+        self.pool, self.twin = Pool(COOLDOWN_S, mode, dual=dual), Pool(COOLDOWN_S, mode, dual=dual)
         self.now = 1000.0
-        self.mode = mode
+        self.mode, self.dual = mode, dual
         self.held: dict[str, dict[Block, bool]] = {}  # block -> confirmed
         self.unusable: set[str] = set()
         self.owned: dict[IPAddress, PodKey] = {}
@@ -63,12 +70,16 @@ class PoolMachine(RuleBasedStateMachine):
         return {
             address
             for eni_id, blocks in self.held.items()
-            if eni_id not in self.unusable
+            if eni_id not in self.unusable and (self.wide(eni_id) or not self.dual)
             for block, confirmed in blocks.items()
-            if confirmed and block.kind is kind
+            if confirmed and block.kind is kind and block.network.version == 4
             for address in block.network
             if address not in self.owned and not self.cools(address)
         }
+
+    def wide(self, eni_id: str) -> list[Block]:
+        """The /80s of an ENI that EC2 confirmed."""
+        return [block for block, confirmed in self.held[eni_id].items() if confirmed and block.network.version == 6]
 
     @rule(eni=ENIS)
     def add_eni(self, eni: int) -> None:
@@ -77,7 +88,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert (outcome is not None) == known
         self.held.setdefault(f"eni-{eni}", {})
 
-    @rule(eni=ENIS, slot=SLOTS, size=st.sampled_from([1, 16]))
+    @rule(eni=ENIS, slot=SLOTS, size=SIZES)
     def add_block(self, eni: int, slot: int, size: int) -> None:
         if f"eni-{eni}" not in self.held:
             return
@@ -86,24 +97,25 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.both("add_blocks", f"eni-{eni}", (block,)) == (() if known else (block,))
         self.held[f"eni-{eni}"][block] = True
 
-    @rule(eni=ENIS, slot=SLOTS, size=st.sampled_from([1, 16]), lost=st.booleans())
+    @rule(eni=ENIS, slot=SLOTS, size=SIZES, lost=st.booleans())
     def remove_block(self, eni: int, slot: int, size: int, lost: bool) -> None:
         block, blocks = block_at(eni, slot, size), self.held.get(f"eni-{eni}")
         if blocks is None or block not in blocks:
             return
         outcome = self.both("remove_blocks", f"eni-{eni}", (block,), lost=lost)
-        used = any(address in self.owned for address in block.network)
+        used = any(address in block.network for address in self.owned)
         assert (outcome is not None) == (used and not lost), "an address in use is never removed"
         if outcome is None:
             del blocks[block]
 
-    @rule(eni=ENIS, slot=SLOTS, size=st.sampled_from([1, 16]))
+    @rule(eni=ENIS, slot=SLOTS, size=SIZES)
     def withdraw_block(self, eni: int, slot: int, size: int) -> None:
         block, blocks = block_at(eni, slot, size), self.held.get(f"eni-{eni}")
         if blocks is None or block not in blocks:
             return
         outcome = self.both("withdraw", f"eni-{eni}", (block,))
-        used = any(address in self.owned or self.cools(address) for address in block.network)
+        taken = {*self.owned, *(address for address in self.released if self.cools(address))}
+        used = any(address in block.network for address in taken)
         assert (outcome is not None) == used
         if outcome is None:
             blocks[block] = False
@@ -143,13 +155,19 @@ class PoolMachine(RuleBasedStateMachine):
             assert not isinstance(outcome, Grant)
             return
         assert isinstance(outcome, Grant), outcome
-        address = outcome.addresses[0].address
-        assert address in free, "confirmed, active, nobody's, and rested"
+        first, *beside = outcome.addresses
+        assert first.address in free, "confirmed, active, nobody's, and rested"
+        assert len(beside) == self.dual
+        for other in beside:
+            assert other.eni_id == first.eni_id and any(
+                other.address in block.network for block in self.wide(first.eni_id)
+            )
+            assert other.address not in self.owned and not self.cools(other.address)
         if undo:
             self.both("undo_assign", key)
             assert self.picture() == before
         else:
-            self.owned[address] = key
+            self.owned |= {granted.address: key for granted in outcome.addresses}
 
     @rule(key=KEYS)
     def release(self, key: PodKey) -> None:
@@ -164,7 +182,7 @@ class PoolMachine(RuleBasedStateMachine):
     def restore(self, key: PodKey, address: IPAddress) -> None:
         outcome = self.both("restore", Grant(key, POD, (GrantedAddress(address),), self.now))
         if key in self.owned.values() or address in self.owned:
-            assert (outcome is None) == (self.owned.get(address) == key)
+            assert outcome is not None or self.owned.get(address) == key
         else:
             assert outcome is None
             self.owned[address] = key
@@ -192,8 +210,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(granted) == len(set(granted)), "an address has at most one owner"
         assert {address: self.pool.owner(address) for address in granted} == self.owned
         assert set(self.pool.cooling(self.now)) == {address for address in self.released if self.cools(address)}
-        everything = {address for blocks in self.held.values() for block in blocks for address in block.network}
-        assert set(self.pool.orphans()) == set(self.owned) - everything
+        networks = [block.network for blocks in self.held.values() for block in blocks]
+        homeless = {address for address in self.owned if not any(address in network for network in networks)}
+        assert set(self.pool.orphans()) == homeless
         assert self.pool.tally(self.now).available == len(self.free())
 
     @invariant()
@@ -204,10 +223,10 @@ class PoolMachine(RuleBasedStateMachine):
         kept: list[Tally] = [held.tally() for held in self.pool.held()]
         best = [held.best() for held in self.pool.held()]
         for held in self.twin.held():
-            held.recount((self.mode.kind,), 4)
+            held.recount((self.mode.kind,), 4, dual=self.dual)
         self.twin.stats(self.now)
         for held in self.twin.held():
-            held.recount((self.mode.kind,), 4)
+            held.recount((self.mode.kind,), 4, dual=self.dual)
         assert kept == [held.tally() for held in self.twin.held()]
         assert [each and each.block for each in best] == [
             each and each.block for each in (held.best() for held in self.twin.held())
@@ -221,8 +240,8 @@ TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, dea
 def test_the_machine_notices_a_pool_that_hands_out_cooling_addresses() -> None:
     class Broken(PoolMachine):
         @initialize(mode=st.sampled_from(Mode))
-        def start(self, mode: Mode) -> None:
-            super().start(mode)
+        def start(self, mode: Mode, dual: bool = False) -> None:
+            super().start(mode, dual)
             self.pool, self.twin = Pool(COOLDOWN_S - 1, mode), Pool(COOLDOWN_S - 1, mode)
 
     machine = Broken()
