@@ -50,6 +50,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.unusable: set[str] = set()
         self.owned: dict[IPAddress, PodKey] = {}
         self.released: dict[IPAddress, float] = {}
+        for size in (1, 16, 2**48):  # so that most histories get beyond an empty pool
+            self.add_eni(0)
+            self.add_block(0, 0, size)
 
     def both(self, name: str, *arguments: object, **options: object) -> object:
         """Run an operation on the pool and on its twin, which lives through the same history."""
@@ -242,7 +245,7 @@ def test_the_machine_notices_a_pool_that_hands_out_cooling_addresses() -> None:
         @initialize(mode=st.sampled_from(Mode))
         def start(self, mode: Mode, dual: bool = False) -> None:
             super().start(mode, dual)
-            self.pool, self.twin = Pool(COOLDOWN_S - 1, mode), Pool(COOLDOWN_S - 1, mode)
+            self.pool, self.twin, self.held = Pool(COOLDOWN_S - 1, mode), Pool(COOLDOWN_S - 1, mode), {}
 
     machine = Broken()
     machine.start(Mode.SECONDARY)
