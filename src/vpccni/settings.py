@@ -46,8 +46,6 @@ _IGNORED = {
 # Features that this version does not have: what a user who switches one on must be told, never silently ignored.
 _NOT_BUILT = (
     "enable_pod_eni",
-    "enable_multi_nic",
-    "enable_v6_egress",
     "annotate_pod_ip",
     "network_policy_mode",
 )
@@ -187,6 +185,13 @@ class Settings:
     def provisioning(self) -> bool:
         """Whether the daemon may create, change and free ENIs and addresses."""
         return not (self.disable_provisioning or self.imds_only)
+
+    @property
+    def egress_version(self) -> int:
+        """The IP version in which pods get an interface for egress, one that their own addresses are not; 0: none."""
+        if self.versions == (6,):
+            return 4 if self.enable_v4_egress else 0
+        return 6 if self.versions == (4,) and self.enable_v6_egress else 0
 
     @property
     def sweeps_leaked_enis(self) -> bool:

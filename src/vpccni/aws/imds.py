@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeVar
 
 from vpccni.aws.imds_http import MetadataSession
@@ -72,6 +72,11 @@ class Imds:
         """The VPC's IPv6 CIDRs; empty without."""
         path = f"{_MACS}/{mac}/vpc-ipv6-cidr-blocks"
         return tuple(_parsed(path, word, _ipv6_network) for word in (self._find(path) or "").split())
+
+    def ipv6_addresses(self, mac: str) -> tuple[IPv6Address, ...]:
+        """The IPv6 addresses of an interface, the primary one first; empty without."""
+        path = f"{_MACS}/{mac}/ipv6s"
+        return tuple(_parsed(path, word, IPv6Address) for word in (self._find(path) or "").split())
 
     def security_groups(self, mac: str) -> tuple[str, ...]:
         """The security group ids of an interface, in the service's order."""

@@ -31,6 +31,12 @@ def add(
     retry: Annotated[
         float, typer.Option(metavar="SECONDS", help="how long to retry while the node says: later")
     ] = 10.0,
+    annotation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="a pod annotation, such as k8s.amazonaws.com/nicConfig=... (repeatable)"
+        ),
+    ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Start a pod and print its address."""
@@ -39,10 +45,11 @@ def add(
     pods = Pods(session(ctx).state)
     if len(set(names)) != len(names):
         raise InputError("add pods", "a name occurs twice")
+    annotations = _pairs(annotation or [])
     if len(names) == 1:
-        outcomes: list[PodRecord | VpcCniError] = [pods.add(names[0], namespace, node, retry)]
+        outcomes: list[PodRecord | VpcCniError] = [pods.add(names[0], namespace, node, retry, annotations)]
     else:
-        outcomes = pods.add_many(names, namespace, node, retry)
+        outcomes = pods.add_many(names, namespace, node, retry, annotations)
     made = [outcome for outcome in outcomes if isinstance(outcome, PodRecord)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, VpcCniError)]
     if output is Format.JSON:
@@ -81,6 +88,13 @@ def list_command(ctx: typer.Context, output: OutputOption = Format.TABLE) -> Non
     found = Pods(session(ctx).state).all()
     rows = [(pod.namespace, pod.name, pod.node, ", ".join(pod.addresses), pod.netns) for pod in found]
     show(output, [_row(pod) for pod in found], ["namespace", "pod", "node", "address", "network namespace"], rows)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    wrong = [word for word in words if not word.partition("=")[0] or "=" not in word]
+    if wrong:
+        raise InputError("annotate the pod", f"{wrong[0]!r} is not KEY=VALUE")
+    return dict(word.split("=", 1) for word in words)
 
 
 def _row(pod: PodRecord) -> dict[str, Any]:

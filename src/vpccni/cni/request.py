@@ -18,6 +18,7 @@ from vpccni.errors import CNI_INCOMPATIBLE_VERSION, CNI_INVALID_CONFIG, CNI_INVA
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 MAX_IFNAME = 15
+NIC_CONFIG, MULTI_NIC = "k8s.amazonaws.com/nicConfig", "multi-nic-attachment"  # the pod's annotation
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")  # CNI 1.1.0, section 2, "Parameters"
 _IFNAME_FORBIDDEN = re.compile(r"[/:\s]")
@@ -50,6 +51,17 @@ class AddRequest:
     ifname: str
     netns: str
     pod: PodArgs
+
+    @property
+    def multi_nic(self) -> bool:
+        """Whether the pod asks for an interface on each network card."""
+        return self.config.annotations.get(NIC_CONFIG) == MULTI_NIC
+
+    @property
+    def unknown_nic_config(self) -> str:
+        """A value of that annotation that means nothing; "" when there is none. It is ignored, as upstream."""
+        value = self.config.annotations.get(NIC_CONFIG, "")
+        return "" if value == MULTI_NIC else value
 
 
 @dataclass(frozen=True, slots=True)

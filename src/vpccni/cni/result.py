@@ -36,6 +36,7 @@ class NicResult:
     pod_mac: str = ""
     mtu: int = 0
     gateway: IPAddress | None = None
+    egress: bool = False
 
 
 def render_add(
@@ -50,16 +51,19 @@ def render_add(
 
     `prev_result` is what earlier plugins of the chain had reported: it is passed on with our entries behind it, as the
     CNI specification demands of every plugin (we are first in our own conflist, but not necessarily in others).
+    The interface for egress stands last, with true MACs, where the Amazon VPC CNI's second plugin appends it.
     """
     go_shape = not at_least(version, "1.0.0")
     prev = dict(prev_result or {})
     interfaces: list[Any] = list(prev.get("interfaces") or [])
     ips: list[Any] = list(prev.get("ips") or [])
-    for nic in nics:
+    for nic in (nic for nic in nics if not nic.egress):
         interfaces += _go_interfaces(nic, netns, vlan_id) if go_shape else _interfaces(nic, netns, version)
         ips += [_ip(address, nic, len(interfaces) - 1, go_shape) for address in nic.addresses]
     if go_shape:
         interfaces.append(_dummy(nics[0], vlan_id))
+    for nic in (nic for nic in nics if nic.egress):
+        interfaces += _interfaces(nic, netns, version)
     dns = prev.pop("dns", None) or {}
     routes = {"routes": prev["routes"]} if prev.get("routes") else {}
     return _pretty({"cniVersion": version, "interfaces": interfaces, "ips": ips, **routes, "dns": dns})

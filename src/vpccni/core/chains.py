@@ -79,6 +79,8 @@ def _owned_changes(have: Sequence[str], want: ChainRules) -> list[str]:
 
 def _shared_changes(have: Sequence[str], want: ChainRules) -> list[str]:
     """By content: positions in a chain that others write to may have changed since we looked."""
+    if want.first:
+        return _leading_changes(have, want)
     kept: list[str] = []
     doomed: list[str] = []
     for rule in filter(_is_own_rule, have):
@@ -88,6 +90,17 @@ def _shared_changes(have: Sequence[str], want: ChainRules) -> list[str]:
         # The kernel deletes the first of two equal rules, which may be the one to keep.
         kept, doomed = [], [*kept, *doomed]
     return [*want.rules[len(kept) :], *(rule.replace("-A ", "-D ", 1) for rule in doomed)]
+
+
+def _leading_changes(have: Sequence[str], want: ChainRules) -> list[str]:
+    """Rules that have to be the first ones of a shared chain: all anew when anything stands before or between them."""
+    wanted, own = [_words(rule) for rule in want.rules], [rule for rule in have if _is_own_rule(rule)]
+    if len(own) == len(wanted) and [_words(rule) for rule in have[: len(wanted)]] == wanted:
+        return []
+    # The deletions go by content and hit the first of equal rules, so they come before what is inserted.
+    deleted = [rule.replace("-A ", "-D ", 1) for rule in own]
+    inserts = enumerate(want.rules, 1)
+    return [*deleted, *(rule.replace(f"-A {want.name}", f"-I {want.name} {n}", 1) for n, rule in inserts)]
 
 
 def _is_own_rule(rule: str) -> bool:

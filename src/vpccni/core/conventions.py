@@ -65,6 +65,14 @@ IPV6_SUBNET_GATEWAY = IPv6Address("fe80:ec2::1")  # of every subnet
 
 V4_EGRESS_RANGE = IPv4Network("169.254.172.0/22")  # IPv4 egress of an IPv6 cluster, interface v4if0
 V6_EGRESS_RANGE = IPv6Network("fd00::ac:0/118")  # IPv6 egress of an IPv4 cluster, interface v6if0
+EGRESS_RANGES: dict[int, IPNetwork] = {4: V4_EGRESS_RANGE, 6: V6_EGRESS_RANGE}
+EGRESS_INTERFACES = {4: "v4if0", 6: "v6if0"}
+EGRESS_NIC = -1  # the number of a pod's egress interface among its interfaces
+EGRESS_LINK_PREFIX, EGRESS_SUFFIX_LENGTH = "veth", 8
+EGRESS_COMMENT = "AWS, egress"
+EGRESS_REJECT_COMMENTS = {version: f"Block Node Local Pod access via IPv{version}" for version in (4, 6)}
+# A chain for each pod, made by the Go implementation: the prefix and 21 hex digits.
+EGRESS_CHAIN_PREFIXES, EGRESS_CHAIN_LENGTH = ("CNI-E4-", "CNI-E6-"), 28
 
 ALIAS_PREFIX = "aws-cni"
 ALIAS_LENGTH = 255  # the kernel refuses IFLA_IFALIAS of IFALIASZ (256) bytes or more
@@ -84,6 +92,26 @@ def name_suffix(namespace: str, pod: str, nic: int = 0) -> str:
 def host_link_name(prefix: str, namespace: str, pod: str, nic: int = 0) -> str:
     """Name of the host end of a pod's veth, such as `enicc21c2d7785`."""
     return prefix + name_suffix(namespace, pod, nic)
+
+
+def egress_link_name(network: str, container_id: str, ifname: str) -> str:
+    """Name of the host end of a pod's egress veth, such as `veth1a2b3c4d`.
+
+    Amazon VPC CNI 1.23 draws the eight digits at random; derived from the attachment they need not be looked up.
+    """
+    text = f"{network} {container_id} {ifname}"
+    return EGRESS_LINK_PREFIX + hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:EGRESS_SUFFIX_LENGTH]
+
+
+def is_egress(address: IPAddress) -> bool:
+    """Whether an address is a node-local one for egress, never one of the VPC."""
+    return address in EGRESS_RANGES[address.version]
+
+
+@lru_cache
+def egress_gateway(version: int) -> IPAddress:
+    """The first address of the range, which no pod gets."""
+    return EGRESS_RANGES[version].network_address + 1
 
 
 def dummy_name(namespace: str, pod: str) -> str:

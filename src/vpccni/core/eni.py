@@ -8,7 +8,7 @@ Must never know other ENIs, pods or time. `pool` mutates it, `reconcile` makes t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from vpccni.aws.values import IPAddress, IPNetwork
@@ -114,6 +114,16 @@ class HeldEni:
     def serving(self, block: HeldBlock) -> tuple[HeldBlock, ...]:
         """The blocks that a grant from `block` takes one address of each from."""
         return (block,) if self.companion is None else (block, self.companion)
+
+    def value(self) -> Eni:
+        """The ENI with its current blocks."""
+        return replace(self.eni, blocks=tuple(each.block for each in self.blocks.values()))
+
+    def chosen(self, blocks: Iterable[Block] | None) -> list[HeldBlock]:
+        """The state of those of `blocks` that it has; of all its blocks with None."""
+        if blocks is None:
+            return list(self.blocks.values())
+        return [self.blocks[block.network] for block in blocks if block.network in self.blocks]
 
     def tally(self) -> Tally:
         """The counters as a value."""

@@ -53,12 +53,16 @@ class GrantedAddress:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The addresses of one attachment, at least one; `assigned_at` in Unix seconds."""
+    """The addresses of one attachment, at least one; `assigned_at` in Unix seconds.
+
+    `egress` is its node-local address for egress in the other family, which is no address of the pool.
+    """
 
     key: PodKey
     pod: PodIdentity
     addresses: tuple[GrantedAddress, ...]
     assigned_at: float
+    egress: IPAddress | None = None
 
     @property
     def interfaces(self) -> int:

@@ -38,7 +38,8 @@ class NodeNet:
     """The node: its ENIs (the primary one among them) and what the settings say. `versions`: its pods' families.
 
     `former` are primary addresses of ENIs that the node has no more: rules of the Go implementation for them carry no
-    mark of ownership and are recognised by the address.
+    mark of ownership and are recognised by the address. `egress` is the IP version in which pods leave by a node-local
+    address (0: none).
     """
 
     enis: tuple[EniNet, ...]
@@ -50,6 +51,7 @@ class NodeNet:
     former: tuple[IPAddress, ...] = ()
     tcp_early_demux: bool | None = None  # None: leave it alone
     versions: tuple[int, ...] = (4,)
+    egress: int = 0
 
     @property
     def secondary(self) -> tuple[EniNet, ...]:
@@ -82,12 +84,12 @@ def sysctls(node: NodeNet) -> tuple[Sysctl, ...]:
     for eni in node.enis:
         if eni.primary:
             values.append((f"net/ipv4/conf/{eni.link.name}/rp_filter", "2"))
-            if 6 in node.versions:
+            if 6 in (*node.versions, node.egress):
                 values.append(("net/ipv6/conf/all/disable_ipv6", "0"))
                 # Before forwarding, which drops what router advertisements taught the kernel unless this is 2.
                 values.append((f"net/ipv6/conf/{eni.link.name}/accept_ra", "2"))
                 values.append(("net/ipv6/conf/all/forwarding", "1"))
-    if 4 in node.versions:
+    if 4 in (*node.versions, node.egress):
         values.append(("net/ipv4/ip_forward", "1"))
     if node.tcp_early_demux is not None:
         values.append(("net/ipv4/tcp_early_demux", "1" if node.tcp_early_demux else "0"))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from vpccni.core import shrink
 from vpccni.core.block import Mode
+from vpccni.core.cards import carrying
 from vpccni.core.grow import grow, make_room
 from vpccni.core.holds import Holds
 from vpccni.core.ledger import Ledger
@@ -58,7 +59,7 @@ def plan(
     nothing shrinks meanwhile. An ENI or block on its way out must have been withdrawn from the pool before.
     """
     steps: list[Step] = []
-    for card in _cards(pool, limits):
+    for card in carrying(pool, limits.cards):
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         ledger = Ledger(pool, limits, targets.max_eni, card, now, pending)
         outdated = shrink.outdated(ledger, pool)
@@ -79,7 +80,7 @@ def prefixes_suffice(pool: Pool, targets: Targets, limits: NodeLimits, holds: Ho
     alone meet the targets."""
     if holds.no_prefix_until(now):
         return False
-    for card in _cards(pool, limits):
+    for card in carrying(pool, limits.cards):
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         if wanted.short(pool.tally(now, card, prefixes_only=True)) > 0:
             return False
@@ -88,7 +89,7 @@ def prefixes_suffice(pool: Pool, targets: Targets, limits: NodeLimits, holds: Ho
 
 def low_watermark(pool: Pool, targets: Targets, limits: NodeLimits, now: float) -> bool:
     """Whether the pool is short of addresses, room or not. O(ENIs); called after every ADD."""
-    for card in _cards(pool, limits):
+    for card in carrying(pool, limits.cards):
         if demand(targets, limits, pool.mode, pool.version, card).short(pool.tally(now, card)) > 0:
             return True
     return False
@@ -101,13 +102,6 @@ def next_wake(steps: Sequence[Step], pool: Pool, now: float) -> float | None:
     if rest is not None:
         times.append(rest)
     return min((time for time in times if time > now), default=None)
-
-
-def _cards(pool: Pool, limits: NodeLimits) -> list[int]:
-    """The cards that carry pods: not those that were given to EFA alone (Amazon VPC CNI 1.23)."""
-    efa_only = {held.eni.card for held in pool.held() if held.eni.efa_only}
-    managed = {held.eni.card for held in pool.held() if held.eni.managed}
-    return [card for card in limits.cards if card == 0 or card not in efa_only - managed]
 
 
 def _resume(pool: Pool, targets: Targets, limits: NodeLimits, card: int, holds: Holds, now: float) -> list[Step]:

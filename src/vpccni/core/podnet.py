@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
 
 from vpccni.core import conventions as c
+from vpccni.core import egress
 from vpccni.netlink.values import (
     Address,
     IPAddress,
@@ -35,7 +36,10 @@ Sysctl = tuple[str, str]  # path below /proc/sys and its value; a path, because 
 
 @dataclass(frozen=True, slots=True)
 class PodAddress:
-    """One address of a pod: on which ENI it lives and on which of the pod's interfaces (`nic`) it goes."""
+    """One address of a pod: on which ENI it lives and on which of the pod's interfaces (`nic`) it goes.
+
+    The interface for egress in the other family has the number `conventions.EGRESS_NIC` and a node-local address.
+    """
 
     address: IPAddress
     table: int = c.TABLE_MAIN
@@ -54,6 +58,25 @@ class PodAttachment:
     namespace: str
     pod: str
     addresses: tuple[PodAddress, ...]
+
+    @property
+    def nics(self) -> tuple[int, ...]:
+        """The numbers of its interfaces, in the order in which they are wired."""
+        return tuple(dict.fromkeys(each.nic for each in self.addresses))
+
+    def on(self, nic: int) -> tuple[PodAddress, ...]:
+        """The addresses of one interface."""
+        return tuple(each for each in self.addresses if each.nic == nic)
+
+    def link_name(self, veth_prefix: str, nic: int = 0) -> str:
+        """Name of the host end of interface number `nic`."""
+        if nic == c.EGRESS_NIC:
+            return c.egress_link_name(self.network, self.container_id, self.ifname)
+        return c.host_link_name(veth_prefix, self.namespace, self.pod, nic)
+
+    def links(self, veth_prefix: str) -> dict[str, tuple[PodAddress, ...]]:
+        """The addresses of each interface by the name of its host end."""
+        return {self.link_name(veth_prefix, nic): self.on(nic) for nic in self.nics}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +115,7 @@ class PodWiring:
     @property
     def addresses(self) -> tuple[PodAddress, ...]:
         """The addresses of this interface."""
-        return tuple(each for each in self.attachment.addresses if each.nic == self.plan.nic)
+        return self.attachment.on(self.plan.nic)
 
     @property
     def alias(self) -> str:
@@ -124,9 +147,10 @@ class PodWiring:
 
 def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
     """What connects interface `plan.nic` of `pod`. A pod with several interfaces has one wiring for each."""
-    name = c.host_link_name(plan.veth_prefix, pod.namespace, pod.pod, plan.nic)
+    name, addresses = pod.link_name(plan.veth_prefix, plan.nic), pod.on(plan.nic)
+    local = addresses[0].address if plan.nic == c.EGRESS_NIC else None
     inside = Link(
-        c.pod_link_name(pod.ifname, plan.nic),
+        c.EGRESS_INTERFACES[local.version] if local else c.pod_link_name(pod.ifname, plan.nic),
         index=plan.pod_index,
         mac=plan.pod_mac,
         mtu=plan.mtu,
@@ -145,20 +169,30 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
         queues=1,  # the kernel's default is one per possible CPU, which costs a third of the ADD even with two
         peer=inside,
     )
-    addresses = [each for each in pod.addresses if each.nic == plan.nic]
+    alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
+    named = (_named(link, alias),) if alias else ()
+    if local is not None:
+        return PodWiring(
+            pod,
+            plan,
+            link,
+            sysctls=egress.host_sysctls(name),
+            pod_sysctls=egress.pod_sysctls(local, inside.name, pod.ifname),
+            pod_requests=egress.inside(local, inside, plan.host_mac),
+            host_requests=(*map(add, egress.outside(local, link)), *_outside(addresses, link), *named),
+        )
     conf = f"net/ipv6/conf/{name}/"
     # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
     quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
-    alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
     return PodWiring(
-        attachment=pod,
-        plan=plan,
-        link=link,
+        pod,
+        plan,
+        link,
         # The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
         sysctls=((conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick),
         pod_sysctls=_pod_sysctls(addresses, inside.name),
         pod_requests=_inside(addresses, inside, plan),
-        host_requests=(*_outside(addresses, link), *((_named(link, alias),) if alias else ())),
+        host_requests=(*_outside(addresses, link), *named),
     )
 
 
@@ -208,7 +242,9 @@ def pod_route(address: IPAddress, index: int, dev: str = "") -> Route:
 
 
 def pod_rules(each: PodAddress) -> list[Rule]:
-    """512: to the pod by main; 1536, on a secondary ENI: from the pod by the ENI's table."""
+    """512: to the pod by main; 1536, on a secondary ENI: from the pod by the ENI's table. None for a local address."""
+    if c.is_egress(each.address):
+        return []
     network = c.host_network(each.address)
     rules = [Rule(c.RULE_TO_POD, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL)]
     if not c.is_main(each.table):

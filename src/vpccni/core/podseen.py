@@ -10,23 +10,34 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpccni.core import conventions as c
-from vpccni.core.diff import diff
+from vpccni.core import egress
+from vpccni.core.diff import diff, identity
 from vpccni.core.podnet import PodAddress, pod_route, pod_rules
-from vpccni.netlink.values import IPAddress, IPNetwork, Link, Request, Route, Rule, Value
+from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Request, Route, Rule, Value
 
 _HEX = frozenset(string.hexdigits.lower())
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedPod:
-    """A pod's host veth and what leads to it. `alias` is None for veths that the Go implementation made."""
+    """A pod's host veth and what leads to it. `alias` is None for veths that the Go implementation made.
+
+    `further` are the veths of its other interfaces, `egress` is its node-local address.
+    """
 
     link: Link
     alias: c.PodAlias | None
     addresses: tuple[PodAddress, ...]
+    egress: IPAddress | None = None
+    further: tuple[Link, ...] = ()
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """All its veths."""
+        return (self.link, *self.further)
 
     def __str__(self) -> str:
         whose = f"{self.alias.namespace}/{self.alias.pod}" if self.alias else "unknown pod"
@@ -74,7 +85,7 @@ def is_pod_rule(rule: Rule) -> bool:
 def pods(
     links: Iterable[Link], routes: Iterable[Route], rules: Iterable[Rule], veth_prefix: str = c.VETH_PREFIX
 ) -> tuple[ObservedPod, ...]:
-    """Every pod link with its addresses, in order of link name and address."""
+    """Every pod with its addresses, in order of link name, card and address. Links with one alias are one pod."""
     by_index: dict[int, list[IPAddress]] = {}
     for route in filter(is_pod_route, routes):
         by_index.setdefault(route.index, []).append(route.dst.network_address)
@@ -82,17 +93,33 @@ def pods(
     for rule in rules:
         if is_pod_rule(rule) and rule.priority == c.RULE_FROM_POD and rule.src is not None:
             tables.setdefault(rule.src, rule.table)  # the first one is the one that the kernel uses
-    seen = []
-    for link in sorted(links, key=lambda each: each.name):
+    seen: dict[str, ObservedPod] = {}
+    for link in sorted(links, key=_main_first):
         if is_pod_link(link, veth_prefix):
-            addresses = sorted(by_index.get(link.index, ()), key=lambda each: (each.version, int(each)))
-            placed = tuple(_placed(each, tables.get(c.host_network(each), c.TABLE_MAIN)) for each in addresses)
-            seen.append(ObservedPod(link, c.parse_alias(link.alias), placed))
-    return tuple(seen)
+            alias, addresses = c.parse_alias(link.alias), by_index.get(link.index, ())
+            own = [each for each in addresses if not c.is_egress(each)]
+            local = next((each for each in addresses if c.is_egress(each)), None)
+            placed = tuple(_placed(each, tables.get(c.host_network(each), c.TABLE_MAIN)) for each in own)
+            name = link.alias if alias is not None else link.name
+            seen[name] = _joined(seen.get(name), ObservedPod(link, alias, placed, local))
+    return tuple(sorted(seen.values(), key=lambda pod: pod.link.name))
+
+
+def _joined(pod: ObservedPod | None, more: ObservedPod) -> ObservedPod:
+    first = pod or replace(more, addresses=())
+    addresses = sorted(first.addresses + more.addresses, key=lambda at: (at.card, at.address.version, int(at.address)))
+    further = (*first.further, more.link) if pod else ()
+    return replace(first, addresses=tuple(addresses), egress=first.egress or more.egress, further=further)
+
+
+def _main_first(link: Link) -> tuple[bool, str]:
+    """The veth of a pod's first interface before its others, which carry the same alias."""
+    alias = c.parse_alias(link.alias)
+    return alias is None or not link.name.endswith(c.name_suffix(alias.namespace, alias.pod)), link.name
 
 
 def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[Request]:
-    """What makes the host's pod routes and rules those of `live` (address -> host veth), and of nobody else.
+    """What makes the host's pod routes, rules and addresses those of `live` (address -> host veth), and of nobody else.
 
     A leaked 1536 rule is worse than litter: it sends a later holder's packets out of the wrong ENI. Untagged rules
     count as ours by priority and shape; an untagged route only when it leads to a live address or over one of our
@@ -100,6 +127,7 @@ def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[
     """
     held = {each.address for each in live}
     over = {link.index for link in live.values()}
+    observed = tuple(observed)
     have: list[Value] = []
     for value in observed:
         if isinstance(value, Rule) and is_pod_rule(value):
@@ -110,6 +138,10 @@ def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[
     want: list[Value] = []
     for each, link in live.items():
         want += [pod_route(each.address, link.index, link.name), *pod_rules(each)]
+        if each.nic == c.EGRESS_NIC:
+            want += egress.outside(each.address, link)
+    own = {identity(value) for value in want if isinstance(value, Address)}
+    have += [value for value in observed if isinstance(value, Address) and identity(value) in own]
     return diff(have, want)
 
 

@@ -17,6 +17,7 @@ from vpccni.aws.values import IPAddress
 from vpccni.core import refusal
 from vpccni.core.block import Block, HeldBlock, Mode
 from vpccni.core.cooldown import Cooldown
+from vpccni.core.egress import LocalAddresses
 from vpccni.core.eni import Eni, HeldEni, sums_of_prefixes
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.inventory import Inventory
@@ -39,7 +40,8 @@ class Pool:
 
     `cooldown_s`: how long a released address is neither available nor releasable (inclusive, as in Amazon VPC CNI).
     `mode` and `version` (4 or 6) choose the blocks that new grants come from. `dual`: a grant takes an address of the
-    other family too, from a prefix of the same ENI; the counters speak of `version` alone, which runs out first.
+    other family too, from a prefix of the same ENI; the counters speak of `version` alone, which runs out first. While
+    `local` is set, a new grant gets a node-local address for egress as well.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Pool:
         self._cooldown = Cooldown(cooldown_s)
         self._cooling: dict[IPAddress, tuple[HeldBlock, int]] = {}  # where; without those that no ENI holds
         self._recency = 0
+        self.local: LocalAddresses | None = None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -82,12 +85,12 @@ class Pool:
 
     def enis(self) -> tuple[Eni, ...]:
         """All ENIs by card and device, each with its current blocks."""
-        return tuple(_with_blocks(held) for held in self._inventory.order)
+        return tuple(held.value() for held in self._inventory.order)
 
     def eni(self, eni_id: str) -> Eni | None:
         """One ENI with its current blocks."""
         held = self._inventory.enis.get(eni_id)
-        return None if held is None else _with_blocks(held)
+        return None if held is None else held.value()
 
     def held(self) -> Sequence[HeldEni]:
         """The ENIs with their counters and block states, by card and device; to read, not to change."""
@@ -216,7 +219,7 @@ class Pool:
         Refused when an address of them is owned or cooling.
         """
         eni = self._inventory.need(eni_id, "withdraw")
-        chosen = _chosen(eni, blocks)
+        chosen = eni.chosen(blocks)
         used = [str(held.address(offset)) for held in chosen for offset in sorted(held.owned | held.cooling)]
         if used:
             raise refusal.in_use(eni_id, used)
@@ -229,7 +232,7 @@ class Pool:
         """Take `withdraw` back: EC2 still has them on this ENI."""
         eni = self._inventory.need(eni_id, "confirm")
         eni.withdrawn = eni.withdrawn and blocks is not None
-        for held in _chosen(eni, blocks):
+        for held in eni.chosen(blocks):
             held.confirmed = True
         self._inventory.recount(eni)
 
@@ -255,8 +258,9 @@ class Pool:
                 tally, rests_in_s = self.tally(now, card), self._cooldown.rests_in(now)
                 raise refusal.no_address(pod, card, tally, rests_in_s, len(self._inventory.enis), unpaired)
             chosen.append(best)
+        egress = self.local.take() if self.local is not None else None
         taken = tuple(self._take(eni, block, key) for eni, held in chosen for block in eni.serving(held))
-        grant = Grant(key, pod, taken, now)
+        grant = Grant(key, pod, taken, now, egress)
         self._grants[key] = grant
         return grant
 
@@ -272,6 +276,8 @@ class Pool:
             if owner is not None and owner != grant.key:
                 raise refusal.conflict(f"restore {grant}", f"{granted.address} belongs to {owner}", "address-in-use")
         self._grants[grant.key] = grant
+        if self.local is not None and grant.egress is not None:
+            self.local.hold([grant.egress])
         for granted in grant.addresses:
             if granted.address not in self._owned:
                 self._own_again(grant.key, granted.address)
@@ -282,6 +288,7 @@ class Pool:
         grant = self._grants.pop(key, None)
         if grant is None:
             return None
+        self._give_back(grant)
         for granted in grant.addresses:
             owned = self._owned.pop(granted.address)
             self._orphans.pop(granted.address, None)
@@ -297,6 +304,7 @@ class Pool:
         grant = self._grants.pop(key, None)
         if grant is None:
             return None
+        self._give_back(grant)
         for granted in reversed(grant.addresses):
             owned = self._owned.pop(granted.address)
             self._orphans.pop(granted.address, None)
@@ -363,6 +371,10 @@ class Pool:
         eni.moved(held, assigned=1)
         return _granted(address, eni.eni)
 
+    def _give_back(self, grant: Grant) -> None:
+        if self.local is not None and grant.egress is not None:
+            self.local.give_back(grant.egress)
+
     def _rest(self, now: float) -> None:
         for address in self._cooldown.ended(now):
             place = self._cooling.pop(address, None)
@@ -371,16 +383,6 @@ class Pool:
                 self._recency += 1
                 held.rest(offset, self._recency)
                 self._inventory.enis[held.eni_id].moved(held, cooling=-1)
-
-
-def _chosen(eni: HeldEni, blocks: Iterable[Block] | None) -> list[HeldBlock]:
-    if blocks is None:
-        return list(eni.blocks.values())
-    return [eni.blocks[block.network] for block in blocks if block.network in eni.blocks]
-
-
-def _with_blocks(held: HeldEni) -> Eni:
-    return replace(held.eni, blocks=tuple(each.block for each in held.blocks.values()))
 
 
 def _granted(address: IPAddress, eni: Eni) -> GrantedAddress:

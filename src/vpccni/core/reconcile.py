@@ -209,4 +209,4 @@ def _grant_of(pod: ObservedPod, now: float) -> Grant:
         key = PodKey(alias.network, alias.container_id, alias.ifname)
         identity = PodIdentity(alias.namespace, alias.pod)
     places = tuple(GrantedAddress(at.address, "", at.card, at.device, at.table) for at in pod.addresses)
-    return Grant(key, identity, places, now)
+    return Grant(key, identity, places, now, pod.egress)

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpccni.core.conventions import CHAIN_PREFIXES, CONNMARK_CHAIN, MARK, SNAT_CHAIN, VETH_PREFIX, VLAN_PREFIX
+from vpccni.core.conventions import (
+    CHAIN_PREFIXES,
+    CONNMARK_CHAIN,
+    EGRESS_CHAIN_LENGTH,
+    EGRESS_CHAIN_PREFIXES,
+    EGRESS_COMMENT,
+    EGRESS_REJECT_COMMENTS,
+    MARK,
+    SNAT_CHAIN,
+    VETH_PREFIX,
+    VLAN_PREFIX,
+)
 from vpccni.netlink.values import IPAddress, IPNetwork
 
 # How each rule names itself: `-m comment --comment "..."`. Rules in the kernel's own chains are ours by these texts.
@@ -21,7 +32,9 @@ PRIMARY_ENI = "AWS, primary ENI"
 CONNMARK_JUMP = "AWS, outbound connections"
 CONNMARK_RULE = "AWS, CONNMARK"
 CONNMARK_RETURN = "AWS CONNMARK CHAIN"
-OWN_COMMENTS = frozenset({SNAT_JUMP, SNAT_RULE, PRIMARY_ENI, CONNMARK_JUMP, CONNMARK_RULE})
+OWN_COMMENTS = frozenset(
+    {SNAT_JUMP, SNAT_RULE, PRIMARY_ENI, CONNMARK_JUMP, CONNMARK_RULE, EGRESS_COMMENT, *EGRESS_REJECT_COMMENTS.values()}
+)
 
 # AWS_VPC_K8S_CNI_RANDOMIZESNAT; any other value means prng.
 RANDOM_FLAGS = {"prng": " --random-fully", "hashrandom": " --random", "none": ""}
@@ -44,11 +57,13 @@ class SnatPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChainRules:
-    """One chain. `owned`: the chain is ours and holds exactly `rules`; otherwise they stand behind other people's."""
+    """One chain. `owned`: the chain is ours and holds exactly `rules`; otherwise they stand behind other people's, or
+    before them (`first`)."""
 
     name: str
     rules: tuple[str, ...]
     owned: bool
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +106,17 @@ def rules(policy: SnatPolicy) -> IptablesRules:
 def nothing(version: int = 4) -> IptablesRules:
     """No rule and no chain of ours: what a node has after it was given up."""
     chains = tuple(ChainRules(name, (), owned=False) for name in ("PREROUTING", "POSTROUTING"))
-    return IptablesRules((TableRules("nat", chains), TableRules("mangle", chains[:1])), version)
+    forward = TableRules("filter", (ChainRules("FORWARD", (), owned=False),))
+    return IptablesRules((TableRules("nat", chains), TableRules("mangle", chains[:1]), forward), version)
 
 
 def is_own_chain(name: str) -> bool:
-    """Whether a chain is ours: today's, or a numbered one of an older release."""
-    return any(name.startswith(prefix) and name[len(prefix) :].isdigit() for prefix in CHAIN_PREFIXES)
+    """Whether a chain is ours: today's, a numbered one of an older release, or a pod's egress chain of the Go plugin.
+
+    The latter is superfluous as soon as one rule translates the whole range.
+    """
+    per_pod = name.startswith(EGRESS_CHAIN_PREFIXES) and len(name) == EGRESS_CHAIN_LENGTH
+    return per_pod or any(name.startswith(prefix) and name[len(prefix) :].isdigit() for prefix in CHAIN_PREFIXES)
 
 
 def _connmark_chains(policy: SnatPolicy) -> tuple[ChainRules, ...]:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from vpccni.core import conventions as c
-from vpccni.core import podseen
+from vpccni.core import egress, podseen
 from vpccni.core.podnet import PodAddress, PodWiring, Sysctl, unwire
 from vpccni.host import sysctl
 from vpccni.host.podwire import OpenSocket, PodWirer
@@ -53,9 +53,9 @@ class NodeKernel:
         """
         self._wirer.wire((wiring,), netns_fd, fresh=fresh)
 
-    def wire_all(self, wirings: Sequence[PodWiring], netns_fd: int) -> None:
+    def wire_all(self, wirings: Sequence[PodWiring], netns_fd: int, *, fresh: bool = False) -> None:
         """Connect all interfaces of a pod, or none of them."""
-        self._wirer.wire(wirings, netns_fd)
+        self._wirer.wire(wirings, netns_fd, fresh=fresh)
 
     def unwire(self, addresses: Sequence[PodAddress], link_name: str, container_id: str = "") -> list[Request]:
         """Remove rules and routes of a pod's addresses; what was removed. The link dies with the pod's namespace.
@@ -80,6 +80,10 @@ class NodeKernel:
             if pod.alias is not None and (pod.alias.container_id, pod.alias.ifname) == (container_id, ifname):
                 return pod
         return None
+
+    def local_addresses(self, version: int) -> list[IPAddress]:
+        """The node-local egress addresses that a host route leads to, whoever made it."""
+        return egress.held_in(self._host.routes(version, c.TABLE_MAIN))
 
     def links_by_mac(self) -> dict[str, Link]:
         """MAC -> link, without the pods' veths."""

@@ -58,7 +58,7 @@ def _host_problems(wiring: PodWiring, host: RouteSocket, outer: Link) -> list[st
     versions = dict.fromkeys(each.address.version for each in wiring.addresses)
     seen: list[Value] = []
     for version in versions:
-        seen += [*host.routes(version, c.TABLE_MAIN), *host.rules(version)]
+        seen += [*host.routes(version, c.TABLE_MAIN), *host.rules(version), *host.addresses(version)]
     here = wiring.over(outer, wiring.link.peer or outer)
     want = [request.value for request in here.host_requests if not isinstance(request.value, Link)]
     problems = [] if outer.up else [f"{outer.name} is down"]

@@ -146,6 +146,7 @@ class PodWirer:
         seen: list[Value] = list(links)
         for version in dict.fromkeys(each.address.version for each in wiring.addresses):
             seen += [*self._host.routes(version, c.TABLE_MAIN), *self._host.rules(version)]
+            seen += self._host.addresses(version)
         want: list[Value] = [request.value for request in wiring.host_requests]
         wanted = {identity(value) for value in want if isinstance(value, Route)}
         for route in seen:

@@ -12,10 +12,21 @@ from typing import Protocol
 
 from vpccni.cni import result
 from vpccni.cni.netconf import stated_version
-from vpccni.cni.request import AddRequest, CheckRequest, DelRequest, GcRequest, Request, StatusRequest, parse
+from vpccni.cni.request import (
+    NIC_CONFIG,
+    AddRequest,
+    CheckRequest,
+    DelRequest,
+    GcRequest,
+    Request,
+    StatusRequest,
+    parse,
+)
 from vpccni.cni.result import NicResult
 from vpccni.cni.wire import RelayRequest
+from vpccni.core.conventions import EGRESS_NIC
 from vpccni.core.grant import PodIdentity, PodKey
+from vpccni.core.podnet import PodWiring
 from vpccni.errors import (
     CNI_INVALID_ENVIRONMENT,
     CNI_PLUGIN_NOT_AVAILABLE,
@@ -125,8 +136,10 @@ class Api:
                 cni_code=CNI_INVALID_ENVIRONMENT,
             )
         key, pod = _key(request), _pod(request)
+        if request.unknown_nic_config:
+            log.info("annotation ignored", extra={"facts": {"pod": str(pod), NIC_CONFIG: request.unknown_nic_config}})
         try:
-            wired = await self._attachments.add(key, pod, netns_fd)
+            wired = await self._attachments.add(key, pod, netns_fd, every_card=request.multi_nic)
         except NoAddress as refusal:
             self._meter.no_address()
             self._growth.wake()
@@ -223,21 +236,24 @@ class Api:
 
 
 def nics_of(wired: Wired) -> list[NicResult]:
-    """The interfaces of a wired pod for its CNI result."""
-    wiring = wired.wiring
+    """The interfaces of a wired pod for its CNI result. That for egress comes without its address, as upstream."""
+    return [_nic(wiring) for wiring in wired.wirings]
+
+
+def _nic(wiring: PodWiring) -> NicResult:
+    egress = wiring.plan.nic == EGRESS_NIC
     first = wiring.addresses[0]
-    return [
-        NicResult(
-            host_name=wiring.link.name,
-            ifname=wiring.attachment.ifname,
-            addresses=tuple(each.address for each in wiring.addresses),
-            table=first.table,
-            device=first.device,
-            host_mac=wiring.plan.host_mac,
-            pod_mac=wiring.plan.pod_mac,
-            mtu=wiring.plan.mtu,
-        )
-    ]
+    return NicResult(
+        host_name=wiring.link.name,
+        ifname=wiring.inside.name,
+        addresses=() if egress else tuple(each.address for each in wiring.addresses),
+        table=first.table,
+        device=first.device,
+        host_mac=wiring.plan.host_mac,
+        pod_mac=wiring.plan.pod_mac,
+        mtu=wiring.plan.mtu,
+        egress=egress,
+    )
 
 
 def _key(request: AddRequest | DelRequest | CheckRequest) -> PodKey:

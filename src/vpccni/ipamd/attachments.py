@@ -15,7 +15,7 @@ from typing import Protocol
 
 from vpccni.aws.values import IPAddress
 from vpccni.clock import Clock
-from vpccni.core import conventions, podnet
+from vpccni.core import cards, conventions, podnet
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
 from vpccni.core.pool import Pool
@@ -47,7 +47,15 @@ class Wired:
     """A pod that is connected: what the CNI result reports."""
 
     grant: Grant
-    wiring: PodWiring
+    wirings: tuple[PodWiring, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Where addresses come from: the managed network cards, and whether a pod may have one of each."""
+
+    managed: Callable[[], Sequence[int]] = lambda: (0,)
+    several: bool = False
 
 
 class Attachments:
@@ -63,22 +71,26 @@ class Attachments:
         clock: Clock,
         changed: Callable[[], None],
         left: Callable[[int, str], None],
+        from_cards: Cards,
     ) -> None:
         """`changed` is called after every change of the pool: it wakes the engine and the checkpoint writer. `left`
         hears of the host veth (index, name) of a pod that was unwired."""
         self.pool, self._worker, self._wires = pool, worker, wires
         self._flows, self._links, self._clock, self._changed, self._left = flows, links, clock, changed, left
+        self._cards = from_cards
         self._busy: dict[PodKey, tuple[asyncio.Lock, int]] = {}
 
-    async def add(self, key: PodKey, pod: PodIdentity, netns_fd: int) -> Wired:
-        """Grant an address and wire it; a repeated ADD of the key gets the same one. Raises NoAddress or HostError."""
+    async def add(self, key: PodKey, pod: PodIdentity, netns_fd: int, *, every_card: bool = False) -> Wired:
+        """Grant addresses and wire them; a repeated ADD of the key gets the same ones. Raises Refused or HostError."""
+        if every_card:
+            cards.check_allowed(pod, enabled=self._cards.several)
         async with self._alone(key):
             known = self.pool.grant(key) is not None
             now = self._clock.now()
-            grant = self.pool.assign(key, pod, now)
+            grant = cards.assign(self.pool, key, pod, now, self._cards.managed(), every=every_card)
             self._changed()
-            wiring = self._wiring(grant)
-            job = Job(lambda: self._wires.wire(wiring, netns_fd, repeated=known))
+            wirings = self._wirings(grant)
+            job = Job(lambda: self._wires.wire(wirings, netns_fd, repeated=known))
             if not known:
                 job.before = (records.granted(grant),)
                 job.failed = (records.released(grant, now),)
@@ -89,7 +101,7 @@ class Attachments:
                     self.pool.undo_assign(key)
                     self._changed()
                 raise
-            assert isinstance(in_force, PodWiring)
+            assert isinstance(in_force, tuple)
             return Wired(grant, in_force)
 
     async def delete(self, key: PodKey, pod: PodIdentity | None = None) -> Grant | None:
@@ -102,15 +114,16 @@ class Attachments:
             if grant is None:
                 return None
             now = self._clock.now()
-            link = self._link(grant.pod)
-            index = await self._worker.submit(
+            links = attachment(grant).links(self._links.veth_prefix)
+            left = await self._worker.submit(
                 Job(
-                    lambda: self._wires.unwire(attachment(grant).addresses, link, grant.key.container_id),
+                    lambda: self._wires.unwire(links, grant.key.container_id),
                     after=(records.released(grant, now),),
                 )
             )
-            assert isinstance(index, int)
-            self._left(index, link)
+            assert isinstance(left, dict)
+            for index, name in left.items():
+                self._left(index, name)
             await self._flows.forget([granted.address for granted in grant.addresses])
             self.pool.release(grant.key, now)
             self._changed()
@@ -122,16 +135,16 @@ class Attachments:
         if not free:
             return
         link = self._link(pod)
-        places = [PodAddress(address, table=0) for address in free]
-        await self._worker.submit(Job(lambda: self._wires.unwire(places, link, key.container_id)))
+        links = {link: [PodAddress(address, table=0) for address in free]}
+        await self._worker.submit(Job(lambda: self._wires.unwire(links, key.container_id)))
 
     async def check(self, key: PodKey, netns_fd: int | None) -> list[str] | None:
         """What differs between grant and kernel; None when there is no grant."""
         grant = self.pool.grant(key)
         if grant is None:
             return None
-        wiring = self._wiring(grant)
-        found = await self._worker.submit(Job(lambda: self._wires.check(wiring, netns_fd)))
+        wirings = self._wirings(grant)
+        found = await self._worker.submit(Job(lambda: self._wires.check(wirings, netns_fd)))
         assert isinstance(found, list)
         return found
 
@@ -145,7 +158,7 @@ class Attachments:
             if grant.key not in self._busy and all(at.eni_id for at in grant.addresses):
                 settled.append(grant)
             else:
-                spared |= {at.address for at in grant.addresses}
+                spared |= {at.address for at in attachment(grant).addresses}
         pods = [attachment(grant) for grant in settled]
         done = await self._worker.submit(Job(lambda: self._wires.repair(pods, frozenset(spared))))
         assert isinstance(done, list)
@@ -171,10 +184,15 @@ class Attachments:
         found = (self.pool.grant(other) for other in recovery.fallback_keys(key, link))
         return next((grant for grant in found if grant is not None), None)
 
-    def _wiring(self, grant: Grant) -> PodWiring:
-        links = self._links
-        plan = PodLinkPlan(links.next_index(), links.next_mac(), links.mtu, links.veth_prefix, links.next_mac())
-        return podnet.wiring(attachment(grant), plan)
+    def _wirings(self, grant: Grant) -> tuple[PodWiring, ...]:
+        links, pod = self._links, attachment(grant)
+        plans = [
+            PodLinkPlan(
+                links.next_index(), links.next_mac(), links.mtu, links.veth_prefix, links.next_mac(), 2 + position, nic
+            )
+            for position, nic in enumerate(pod.nics)
+        ]
+        return tuple(podnet.wiring(pod, plan) for plan in plans)
 
     def _link(self, pod: PodIdentity) -> str:
         return conventions.host_link_name(self._links.veth_prefix, pod.namespace, pod.name)
@@ -195,13 +213,15 @@ class Attachments:
 
 
 def attachment(grant: Grant) -> PodAttachment:
-    """A grant as the wiring code sees it: the first address of each network card on one interface of the pod."""
-    key, pod = grant.key, grant.pod
-    return PodAttachment(key.network, key.container_id, key.ifname, pod.namespace, pod.name, _places(grant.addresses))
+    """A grant as the wiring code sees it: an interface for each network card, and one for egress."""
+    key, pod, places = grant.key, grant.pod, _places(grant.addresses)
+    if grant.egress is not None:
+        places = (*places, PodAddress(grant.egress, nic=conventions.EGRESS_NIC))
+    return PodAttachment(key.network, key.container_id, key.ifname, pod.namespace, pod.name, places)
 
 
 def _places(addresses: Sequence[GrantedAddress]) -> tuple[PodAddress, ...]:
-    cards = list(dict.fromkeys(granted.card for granted in addresses))
+    order = list(dict.fromkeys(granted.card for granted in addresses))
     return tuple(
-        replace(PodAddress(at.address, at.table, at.device, at.card), nic=cards.index(at.card)) for at in addresses
+        replace(PodAddress(at.address, at.table, at.device, at.card), nic=order.index(at.card)) for at in addresses
     )

@@ -99,6 +99,7 @@ class BringUp:
             self.limits = size.limits
             parts.pool.set_mode(size.mode)
             runner, side, view = self._assemble(node, calls, slots)
+            await self._insist("the node's address for egress", lambda: self._let_out(node, side))
             await self._insist("EC2's list of interfaces", view.observe)
             assert self.sagas is not None
             await self.sagas.adopt(parts.intents, view.interfaces)
@@ -253,9 +254,24 @@ class BringUp:
             log.warning("settings: %s", note)
         return size
 
+    async def _let_out(self, node: NodeIdentity, side: NodeSide) -> None:
+        """Whether and by which address of the node pods leave in the family that is not theirs."""
+        version, imds = self._parts.settings.egress_version, self._parts.imds
+        if version == 4:
+            side.egress_from = node.local_ipv4
+        elif version == 6:
+            found = await asyncio.to_thread(imds.ipv6_addresses, node.mac)
+            side.egress_from = found[0] if found else None
+        if version and side.egress_from is None:
+            self._parts.pool.local = None
+            next_step = "assign an IPv6 address to the primary ENI and restart the daemon, or unset ENABLE_V6_EGRESS"
+            log.warning("settings: ENABLE_V6_EGRESS has no effect: the node has no IPv6 address; %s", next_step)
+
     async def _translate(self, node: NodeIdentity, side: NodeSide) -> None:
-        cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
-        await side.translate(cidrs, node.local_ipv4)
+        if 4 in self._parts.settings.versions:  # in an IPv6 cluster pods are never translated, but for egress
+            cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
+            await side.translate(cidrs, node.local_ipv4)
+        await side.let_out()
 
     async def _follow_vpc(self, node: NodeIdentity, side: NodeSide) -> None:
         while True:

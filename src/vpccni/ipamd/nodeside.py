@@ -14,7 +14,7 @@ from ipaddress import ip_interface
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
-from vpccni.core import conventions, snat
+from vpccni.core import conventions, egress, snat
 from vpccni.core.nodenet import EniNet, NodeNet
 from vpccni.errors import HostError
 from vpccni.host import node as host_node
@@ -31,7 +31,8 @@ LINK_POLL_S = 0.05
 
 
 class NodeSide:
-    """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs."""
+    """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs; pods leave in the other family with the
+    node's address `egress_from`, or not at all."""
 
     def __init__(
         self, settings: Settings, primary_mac: str, worker: Worker, kernel: NodeKernel, firewall: Firewall, clock: Clock
@@ -41,6 +42,8 @@ class NodeSide:
         self._enis: dict[str, Interface] = {}
         self._former: tuple[IPAddress, ...] = ()
         self._applied: snat.IptablesRules | None = None
+        self._egress_applied: snat.IptablesRules | None = None
+        self.egress_from: IPAddress | None = None
         self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
 
     async def attached(self, interface: Interface) -> None:
@@ -102,6 +105,17 @@ class NodeSide:
             log.info("node: took over the connection marks of the Go implementation's nftables backend")
         self._applied = wanted  # only now: a change that failed is tried again
 
+    async def let_out(self) -> None:
+        """Bring the rules for egress in the other family up to date."""
+        if self.egress_from is None:
+            return
+        wanted = egress.rules(self.egress_from, self._settings.randomize_snat)
+        if wanted != self._egress_applied:
+            transaction = await asyncio.to_thread(self._firewall.apply, wanted)
+            if transaction:
+                log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
+            self._egress_applied = wanted
+
     def _converge(self) -> list[str]:
         links = self._kernel.links_by_mac()
         enis = tuple(net for each in self._enis.values() if (net := self._net(each, links)) is not None)
@@ -116,6 +130,7 @@ class NodeSide:
             former=self._former,
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
             versions=settings.versions,
+            egress=self.egress_from.version if self.egress_from is not None else 0,
         )
         return host_node.converge(self._kernel, wanted)
 

@@ -7,11 +7,11 @@ through, and the place where a link's true MACs are read back when it was there 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vpccni.aws.values import IPAddress
-from vpccni.core import conventions, podseen
+from vpccni.core import podseen
 from vpccni.core.podnet import PodAddress, PodAttachment, PodWiring
 from vpccni.core.podnet import wiring as wiring_of
 from vpccni.core.podseen import ObservedPod
@@ -26,50 +26,63 @@ class PodWires:
     def __init__(self, kernel: NodeKernel, veth_prefix: str) -> None:
         self._kernel, self._veth_prefix = kernel, veth_prefix
 
-    def wire(self, wiring: PodWiring, netns_fd: int, *, repeated: bool) -> PodWiring:
-        """Connect one interface of a pod, or raise and leave nothing. Returns the wiring with the MACs in force."""
-        self._kernel.wire(wiring, netns_fd, fresh=not repeated)
-        if not repeated:
-            return wiring
-        found = podcheck.ends(wiring, netns_fd)
-        host_mac, pod_mac = (link.mac if link else "" for link in (found.outer, found.inner))
-        return wiring_of(wiring.attachment, replace(wiring.plan, host_mac=host_mac, pod_mac=pod_mac))
+    def wire(self, wirings: Sequence[PodWiring], netns_fd: int, *, repeated: bool) -> tuple[PodWiring, ...]:
+        """Connect all interfaces of a pod, or raise and leave nothing. Returns the wirings with the MACs in force."""
+        self._kernel.wire_all(wirings, netns_fd, fresh=not repeated)
+        return tuple(_in_force(wiring, netns_fd) for wiring in wirings) if repeated else tuple(wirings)
 
-    def unwire(self, addresses: Sequence[PodAddress], link_name: str, container_id: str) -> int:
-        """Remove a pod's rules and routes, and nothing that belongs to another sandbox.
+    def unwire(self, links: Mapping[str, Sequence[PodAddress]], container_id: str) -> dict[int, str]:
+        """Remove a pod's rules and routes, and nothing that belongs to another sandbox. `links`: by name of host veth.
 
-        Returns the index of the host veth, which dies with the pod's namespace; 0 when it is gone already.
+        Returns the host veths that are still there (index -> name); they die with the pod's namespace.
         """
-        index = self._kernel.pod_link(link_name, container_id)
-        self._kernel.unwire(addresses, link_name, container_id)
-        return index
+        left = {self._kernel.pod_link(name, container_id): name for name in links}
+        for name, addresses in links.items():
+            self._kernel.unwire(addresses, name, container_id)
+        return {index: name for index, name in left.items() if index}
 
     def repair(self, pods: Sequence[PodAttachment], busy: frozenset[IPAddress]) -> list[str]:
         """Make pod routes and rules those of `pods`, and of nobody else; addresses that are `busy` are left alone.
 
         Pods whose link is gone are left alone too: their DEL is on its way. Returns what was changed.
         """
-        places = {place.address: (pod, place) for pod in pods for place in pod.addresses}
+        places = {place.address for pod in pods for place in pod.addresses}
         live: dict[PodAddress, Link] = {}
         for seen in self._kernel.pods(self._veth_prefix):
             for pod in pods:
                 if _is_of(seen, pod):
-                    live |= {places[place.address][1]: seen.link for place in pod.addresses}
-        spared = busy | (places.keys() - {place.address for place in live})
+                    live |= _live(seen, pod)
+        spared = busy | (places - {place.address for place in live})
         observed = [value for value in self._kernel.observe((4, 6)) if _address_of(value) not in spared]
         requests = podseen.repairs(observed, live)
         self._kernel.apply(requests)
         return [str(request) for request in requests]
 
-    def check(self, wiring: PodWiring, netns_fd: int | None) -> list[str]:
+    def check(self, wirings: Sequence[PodWiring], netns_fd: int | None) -> list[str]:
         """What is missing or different, one sentence each."""
-        return podcheck.check(wiring, netns_fd)
+        return [problem for wiring in wirings for problem in podcheck.check(wiring, netns_fd)]
+
+
+def _in_force(wiring: PodWiring, netns_fd: int) -> PodWiring:
+    found = podcheck.ends(wiring, netns_fd)
+    host_mac, pod_mac = (link.mac if link else "" for link in (found.outer, found.inner))
+    return wiring_of(wiring.attachment, replace(wiring.plan, host_mac=host_mac, pod_mac=pod_mac))
 
 
 def _is_of(seen: ObservedPod, pod: PodAttachment) -> bool:
     if seen.alias is not None:
         return seen.alias.is_of(pod.network, pod.container_id, pod.ifname)
-    return seen.link.name.endswith(conventions.name_suffix(pod.namespace, pod.pod))
+    return any(seen.link.name.endswith(suffix) for suffix in pod.links(""))
+
+
+def _live(seen: ObservedPod, pod: PodAttachment) -> dict[PodAddress, Link]:
+    """Each address of a pod whose veth is there. The prefix of the name may have been another when it was made."""
+    live: dict[PodAddress, Link] = {}
+    for suffix, addresses in pod.links("").items():
+        for link in seen.links:
+            if link.name.endswith(suffix):
+                live |= dict.fromkeys(addresses, link)
+    return live
 
 
 def _address_of(value: Value) -> IPAddress | None:

@@ -26,6 +26,7 @@ from vpccni.aws.imds_inventory import ImdsInventory
 from vpccni.aws.values import NodeIdentity
 from vpccni.clock import Clock, SystemClock
 from vpccni.core.block import Mode
+from vpccni.core.egress import LocalAddresses
 from vpccni.core.pacing import Pacer
 from vpccni.core.pool import Pool
 from vpccni.core.settings_lint import contradictions
@@ -33,7 +34,7 @@ from vpccni.errors import SettingsError, VpcCniError
 from vpccni.host.kernel import NodeKernel
 from vpccni.ipamd import checkpoint, introspection, metrics, recovery, store
 from vpccni.ipamd.api import Api
-from vpccni.ipamd.attachments import Attachments, LinkChoice
+from vpccni.ipamd.attachments import Attachments, Cards, LinkChoice
 from vpccni.ipamd.bringup import BringUp, Parts
 from vpccni.ipamd.cloudcalls import CloudCalls, Pace
 from vpccni.ipamd.decisions import Decisions
@@ -87,6 +88,7 @@ class Daemon:
         self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, settings.versions[0], dual=settings.dual_stack)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
+        self._bring_up: BringUp | None = None
         self._listeners: list[Callable[[], None]] = []  # who hears of a change of the pool
 
     async def run(self) -> None:
@@ -115,6 +117,9 @@ class Daemon:
         found = recovery.recover(remembered, allocations, kernel.pods(self._settings.veth_prefix), now)
         for note in found.notes:
             log.warning("recovery: %s", note)
+        if self._settings.egress_version:
+            self._pool.local = LocalAddresses(self._settings.egress_version)
+            self._pool.local.hold(kernel.local_addresses(self._settings.egress_version))
         store.fill(self._pool, found)
         log.info("recovered", extra={"facts": {"pods": len(found.grants), "open_sagas": len(remembered.intents)}})
         return found, remembered.intents
@@ -130,6 +135,7 @@ class Daemon:
     ) -> None:
         attachments, flusher, strays = self._attachments(kernel, worker)
         bring_up = BringUp(self._parts(kernel, worker, attachments, intents))
+        self._bring_up = bring_up
         behind = store.WriteBehind(
             self._checkpoint,
             self._pool,
@@ -173,7 +179,15 @@ class Daemon:
         wires = PodWires(kernel, settings.veth_prefix)
         strays = StrayLinks(delete_left)
         attachments = Attachments(
-            self._pool, worker, wires, flusher, links, self._clock, self._changed, left=strays.left
+            self._pool,
+            worker,
+            wires,
+            flusher,
+            links,
+            self._clock,
+            self._changed,
+            left=strays.left,
+            from_cards=Cards(self._managed_cards, settings.enable_multi_nic),
         )
         return attachments, flusher, strays
 
@@ -226,6 +240,9 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             for app, listen in apps:
                 tasks.create_task(_serve_http(app, listen, self._clock))
+
+    def _managed_cards(self) -> tuple[int, ...]:
+        return self._bring_up.limits.cards if self._bring_up is not None else (0,)
 
     def _next_index(self) -> int:
         self._index += 1

@@ -45,7 +45,8 @@ def granted(grant: Grant) -> Record:
     """The record of a grant, written before the pod is wired."""
     places = [[str(at.address), at.eni_id, at.card, at.device, at.table] for at in grant.addresses]
     pod = [grant.pod.namespace, grant.pod.name, grant.pod.uid]
-    return {"t": "grant", "key": _key(grant.key), "pod": pod, "addresses": places, "at": grant.assigned_at}
+    local = {"egress": str(grant.egress)} if grant.egress is not None else {}
+    return {"t": "grant", "key": _key(grant.key), "pod": pod, "addresses": places, "at": grant.assigned_at, **local}
 
 
 def released(grant: Grant, now: float) -> Record:
@@ -126,7 +127,8 @@ def _grant(record: Mapping[str, Any]) -> Grant:
         GrantedAddress(ip_address(address), eni_id, card, device, table)
         for address, eni_id, card, device, table in record["addresses"]
     )
-    return Grant(PodKey(*record["key"]), PodIdentity(*record["pod"]), places, float(record["at"]))
+    local = ip_address(record["egress"]) if "egress" in record else None
+    return Grant(PodKey(*record["key"]), PodIdentity(*record["pod"]), places, float(record["at"]), local)
 
 
 def _key(key: PodKey) -> list[str]:

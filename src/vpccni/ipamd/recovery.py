@@ -9,7 +9,7 @@ read a file or the kernel itself, and never drops an address that such a route l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vpccni.aws.values import IPAddress
 from vpccni.core import conventions
@@ -44,12 +44,13 @@ def recover(
     """
     found = Recovered(released=dict(journal.released))
     wired = {place.address: pod for pod in pods for place in pod.addresses}
+    local = {_key_of(pod): pod.egress for pod in pods}
     taken: set[IPAddress] = set()
     for grant in _remembered(journal, allocations):
         addresses = {granted.address for granted in grant.addresses}
         seen = [_is_wired(grant, wired[address]) for address in addresses if address in wired]
         if seen and all(seen) and not addresses & taken:
-            found.grants.append(grant)
+            found.grants.append(replace(grant, egress=local.get(grant.key) or grant.egress))
             taken |= addresses
         else:
             found.notes.append(f"{grant} is not wired any more: released")
@@ -58,7 +59,7 @@ def recover(
         left = tuple(place for place in pod.addresses if place.address not in taken)
         if left:
             places = tuple(GrantedAddress(at.address, "", at.card, at.device, at.table) for at in left)
-            grant = Grant(_key_of(pod), _identity_of(pod), places, now)
+            grant = Grant(_key_of(pod), _identity_of(pod), places, now, pod.egress)
             found.grants.append(grant)
             found.notes.append(f"{grant} was found in the kernel only: its grant is restored")
             taken |= {place.address for place in left}

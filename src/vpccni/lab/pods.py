@@ -14,11 +14,12 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from vpccni.cni.netconf import POD_ANNOTATIONS
 from vpccni.errors import CNI_TRY_AGAIN_LATER, HostError, InputError, VpcCniError
 from vpccni.lab import control, launch, nodes
 from vpccni.lab.router import make_namespace
@@ -32,6 +33,7 @@ IFNAME = "eth0"
 PLUGIN_WITHIN_S = 120.0
 RETRY_EVERY_S = 0.25
 PARALLEL = 16
+NO_ANNOTATIONS: Mapping[str, str] = {}
 
 
 class Pods:
@@ -58,20 +60,30 @@ class Pods:
 
     # -- add --------------------------------------------------------------------------------------------------------
     def add_many(
-        self, names: Sequence[str], namespace_name: str = "default", node: str | None = None, retry_s: float = 0.0
+        self,
+        names: Sequence[str],
+        namespace_name: str = "default",
+        node: str | None = None,
+        retry_s: float = 0.0,
+        annotations: Mapping[str, str] = NO_ANNOTATIONS,
     ) -> list[PodRecord | VpcCniError]:
         """Add pods, up to 16 at once; one outcome per name, in order."""
         chosen = [node] * len(names) if node else self._spread(len(names))
         with ThreadPoolExecutor(min(PARALLEL, max(len(names), 1))) as pool:
             return list(
                 pool.map(
-                    lambda pair: self._outcome(pair[0], namespace_name, pair[1], retry_s),
+                    lambda pair: self._outcome(pair[0], namespace_name, pair[1], retry_s, annotations),
                     zip(names, chosen, strict=True),
                 )
             )
 
     def add(
-        self, name: str, namespace_name: str = "default", node: str | None = None, retry_s: float = 0.0
+        self,
+        name: str,
+        namespace_name: str = "default",
+        node: str | None = None,
+        retry_s: float = 0.0,
+        annotations: Mapping[str, str] = NO_ANNOTATIONS,
     ) -> PodRecord:
         """Make a pod on a node (default: the one with the fewest pods) and return it with its addresses.
 
@@ -86,19 +98,19 @@ class Pods:
         deadline = time.monotonic() + retry_s
         while True:
             try:
-                return self._add_once(name, namespace_name, where)
+                return self._add_once(name, namespace_name, where, annotations)
             except VpcCniError as error:
                 if error.cni_error_code != CNI_TRY_AGAIN_LATER or time.monotonic() + RETRY_EVERY_S > deadline:
                     raise
                 time.sleep(RETRY_EVERY_S)
 
-    def _add_once(self, name: str, namespace_name: str, node: str) -> PodRecord:
+    def _add_once(self, name: str, namespace_name: str, node: str, annotations: Mapping[str, str]) -> PodRecord:
         netns = self._state.pod_namespace(namespace_name, name)
         os.close(make_namespace(netns))
         pod = PodRecord(namespace_name, name, node, secrets.token_hex(32), str(NETNS_DIR / netns))
         try:
             self._state.save_pod(pod)
-            result = self._runtime(node, self._network(node)).attach(_sandbox(pod))
+            result = self._runtime(node, self._network(node)).attach(_sandbox(pod, annotations))
             pod = replace(pod, addresses=_addresses(result), result=result)
             self._state.save_pod(pod)
             facts = {"kind": "pod", "node": node}
@@ -109,9 +121,11 @@ class Pods:
             raise
         return pod
 
-    def _outcome(self, name: str, namespace_name: str, node: str | None, retry_s: float) -> PodRecord | VpcCniError:
+    def _outcome(
+        self, name: str, namespace_name: str, node: str | None, retry_s: float, annotations: Mapping[str, str]
+    ) -> PodRecord | VpcCniError:
         try:
-            return self.add(name, namespace_name, node, retry_s)
+            return self.add(name, namespace_name, node, retry_s, annotations)
         except VpcCniError as error:
             return error
 
@@ -183,7 +197,7 @@ class Pods:
         )  # fmt: skip
 
 
-def _sandbox(pod: PodRecord) -> Sandbox:
+def _sandbox(pod: PodRecord, annotations: Mapping[str, str] = NO_ANNOTATIONS) -> Sandbox:
     return Sandbox(
         pod.container_id,
         pod.netns,
@@ -196,7 +210,7 @@ def _sandbox(pod: PodRecord) -> Sandbox:
             "K8S_POD_UID": f"{pod.container_id[:8]}-{pod.container_id[8:12]}-{pod.container_id[12:16]}-"
             f"{pod.container_id[16:20]}-{pod.container_id[20:32]}",
         },
-        capabilities={"io.kubernetes.cri.pod-annotations": {}},
+        capabilities={POD_ANNOTATIONS: dict(annotations)},
     )
 
 
