@@ -150,6 +150,27 @@ CONFLICTS = [
         {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "POD_MTU": "1000"},
         "POD_MTU=1000 is below 1280",
     ),
+    ({"VPCCNI_DUAL_STACK": "true", "POD_MTU": "1000"}, "POD_MTU=1000 is below 1280"),
+    ({"VPCCNI_DUAL_STACK": "true", "DISABLE_POD_V6": "true"}, "VPCCNI_DUAL_STACK excludes DISABLE_POD_V6"),
+    ({"VPCCNI_DUAL_STACK": "true", "ENABLE_V6_EGRESS": "true"}, "VPCCNI_DUAL_STACK excludes ENABLE_V6_EGRESS"),
+    (
+        {
+            "ENABLE_IPv4": "false",
+            "ENABLE_IPv6": "true",
+            "ENABLE_PREFIX_DELEGATION": "true",
+            "VPCCNI_DUAL_STACK": "true",
+        },
+        "VPCCNI_DUAL_STACK excludes ENABLE_IPv6",
+    ),
+    (
+        {
+            "ENABLE_IPv4": "false",
+            "ENABLE_IPv6": "true",
+            "ENABLE_PREFIX_DELEGATION": "true",
+            "DISABLE_POD_V6": "true",
+        },
+        "ENABLE_IPv6 excludes DISABLE_POD_V6",
+    ),
 ]
 
 
@@ -165,6 +186,10 @@ def test_settings_that_exclude_each_other_are_refused(environ, text):
         {"ENABLE_PREFIX_DELEGATION": "true"},
         {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "0", "MINIMUM_IP_TARGET": "10"},
         {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"},
+        {"VPCCNI_DUAL_STACK": "true", "POD_MTU": "1280"},
+        {"VPCCNI_DUAL_STACK": "true", "ENABLE_PREFIX_DELEGATION": "true"},
+        {"ENABLE_V6_EGRESS": "true"},
+        {"DISABLE_POD_V6": "true"},
     ],
 )
 def test_the_neighbours_of_those_conflicts_are_accepted(environ):
@@ -221,6 +246,13 @@ def test_bind_addresses_without_a_port_are_refused(text):
 def test_features_that_do_not_exist_yet_are_named_when_switched_on():
     assert parse({}).not_built == ()
     assert parse({"ENABLE_POD_ENI": "true", "NETWORK_POLICY_ENFORCING_MODE": "None"}).not_built == ("ENABLE_POD_ENI",)
+
+
+def test_the_families_of_pods_follow_the_settings():
+    assert parse({}).versions == (4,)
+    assert parse({"VPCCNI_DUAL_STACK": "true"}).versions == (4, 6)
+    ipv6 = parse({"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"})
+    assert ipv6.versions == (6,) and not ipv6.sweeps_leaked_enis and ipv6.not_built == ()
 
 
 def test_provisioning_and_the_leak_sweep_follow_the_modes():

@@ -125,6 +125,20 @@ def test_ipv6_addresses_are_whole_addresses() -> None:
     assert loaded("0.4.0", nic)["ips"] == [{"version": "6", "interface": 1, "address": "2001:db8::5/128"}]
 
 
+@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+def test_both_addresses_of_a_dual_stack_pod_are_on_its_one_interface(version: str) -> None:
+    nic = NicResult("eni0761ccbeace", "eth0", (ip_address("192.168.0.201"), ip_address("2001:db8::")), 2, 1)
+    result = loaded(version, nic)
+    old = version.startswith("0.")
+    assert result["ips"] == [
+        {**({"version": "4"} if old else {}), "interface": 1, "address": "192.168.0.201/32"},
+        {**({"version": "6"} if old else {}), "interface": 1, "address": "2001:db8::/128"},
+    ]
+    assert [entry["name"] for entry in result["interfaces"]] == ["eni0761ccbeace", "eth0"] + ["dummy0761ccbeace"] * old
+    (back,) = parse_prev_result(result).nics
+    assert [str(address) for address in back.addresses] == ["192.168.0.201/32", "2001:db8::/128"]
+
+
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
 def test_results_of_earlier_plugins_are_passed_on_with_ours_behind(version: str) -> None:
     prev = {

@@ -39,6 +39,10 @@ ALONE = [
     ("warm-prefix-target-unused", "WARM_IP_TARGET=5 WARM_PREFIX_TARGET=1 ENABLE_PREFIX_DELEGATION=true",
      "WARM_IP_TARGET=5 ENABLE_PREFIX_DELEGATION=true"),
     ("minimum-ip-target-unused", "WARM_IP_TARGET=5 MINIMUM_IP_TARGET=5", "WARM_IP_TARGET=2 MINIMUM_IP_TARGET=30"),
+    ("targets-with-ipv6", "ENABLE_IPv4=false ENABLE_IPv6=true ENABLE_PREFIX_DELEGATION=true WARM_PREFIX_TARGET=2",
+     "ENABLE_IPv4=false ENABLE_IPv6=true ENABLE_PREFIX_DELEGATION=true WARM_PREFIX_TARGET=1"),
+    ("targets-with-ipv6", "ENABLE_IPv4=false ENABLE_IPv6=true ENABLE_PREFIX_DELEGATION=true WARM_IP_TARGET=2",
+     "VPCCNI_DUAL_STACK=true ENABLE_PREFIX_DELEGATION=true WARM_IP_TARGET=2"),
     ("no-spare-addresses", "WARM_ENI_TARGET=0", "WARM_ENI_TARGET=0 WARM_IP_TARGET=2"),
     ("targets-without-provisioning", "WARM_IP_TARGET=5 DISABLE_NETWORK_RESOURCE_PROVISIONING=true",
      "DISABLE_NETWORK_RESOURCE_PROVISIONING=true"),
@@ -71,6 +75,8 @@ ALONE = [
 
 ON_TYPE = [
     ("prefixes-need-nitro", "m4.large", "m5.large", "ENABLE_PREFIX_DELEGATION=true", "WARM_ENI_TARGET=1"),
+    ("prefixes-need-nitro", "m4.large", "m5.large", "VPCCNI_DUAL_STACK=true", "WARM_ENI_TARGET=1"),
+    ("type-has-no-ipv6", "m1.large", "m4.large", "VPCCNI_DUAL_STACK=true", "WARM_ENI_TARGET=1"),
     ("no-trunk-on-this-type", "t3.large", "m5.large", "ENABLE_POD_ENI=true", "WARM_ENI_TARGET=1"),
     ("max-eni-above-type", "m5.large", "m5.xlarge", "MAX_ENI=4", "MAX_ENI=3"),
     ("minimum-ip-target-too-large", "m5.large", "m5.xlarge", "MINIMUM_IP_TARGET=28", "MINIMUM_IP_TARGET=27"),

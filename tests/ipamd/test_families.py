@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
@@ -14,7 +15,8 @@ from rig import Process, Rig
 
 from vpccni.core.steps import Wait
 from vpccni.errors import NoAddress, SettingsError
-from vpccni.ipamd import checkpoint, recovery
+from vpccni.ipamd import checkpoint, introspection, recovery
+from vpccni.ipamd.metrics import Metrics
 from vpccni.ipamd.sizing import sizing
 from vpccni.lab.cloud.cloud import known_limits
 from vpccni.lab.cloud.direct import DirectEc2
@@ -50,6 +52,16 @@ def test_a_dual_stack_pod_has_an_address_of_each_family_from_one_eni() -> None:
             assert len({(at.eni_id, at.table) for at in grant.addresses}) == 1
             assert {rig.home(at.address) for at in grant.addresses} == {grant.addresses[0].eni_id}
         assert {grant.addresses[0].table for grant in made} == {254, 2}
+        shown = introspection.enis(node.pool, rig.clock.now())["0"]
+        assert isinstance(shown, dict) and (shown["AssignedIPs"], shown["TotalIPs"]) == (12, 18), "pods, not addresses"
+        (cidr,) = shown["ENIs"][first.eni_id]["IPv6Cidrs"].values()
+        assert cidr["IsPrefix"] and len(cidr["IPAddresses"]) == 9
+        (listed,) = {tuple(pod["IPs"]) for name, pod in introspection.pods(node.pool).items() if name.startswith("c0_")}  # type: ignore[index,call-overload]
+        assert listed == tuple(str(at.address) for at in made[0].addresses)
+        meter = Metrics()
+        meter.bind_pool(node.pool, lambda: (3, 27))
+        assert b"awscni_total_ipv6_prefixes 2.0" in meter.render()
+        assert b"awscni_assigned_ip_addresses 12.0" in meter.render()
         lowest = [int(grant.addresses[1].address) for grant in made if grant.addresses[0].table == 254]
         assert lowest == [int(IPv6Network(first.prefixes[0])[0]) + n for n in range(9)], "ascending, the first one too"
         await asyncio.sleep(30)
@@ -144,17 +156,16 @@ def test_a_subnet_without_ipv6_is_named_with_the_command_that_helps(environ: dic
     play(story)
 
 
-def test_types_without_prefixes_or_ipv6_are_refused_by_code() -> None:
-    for environ in (IPV6, DUAL):
-        for name, code in (("t2.medium", "type-without-prefixes"), ("m5.large", "")):
-            limits = known_limits(name)
-            assert limits is not None
-            if not code:
-                assert sizing(parse(environ), limits).version == parse(environ).versions[0]
-                continue
-            with pytest.raises(SettingsError) as refusal:
-                sizing(parse(environ), limits)
-            assert refusal.value.error_code == code and refusal.value.hint
+@pytest.mark.parametrize("environ", [IPV6, DUAL])
+def test_types_without_prefixes_or_ipv6_are_refused_by_code(environ: dict[str, str]) -> None:
+    xen, nitro = known_limits("t2.medium"), known_limits("m5.large")
+    assert xen is not None and nitro is not None
+    assert sizing(parse(environ), nitro).version == parse(environ).versions[0]
+    for limits, code in ((xen, "type-without-prefixes"), (replace(nitro, ipv6_per_eni=0), "type-without-ipv6")):
+        with pytest.raises(SettingsError) as refusal:
+            sizing(parse(environ), limits)
+        assert refusal.value.error_code == code and refusal.value.hint
+        assert sizing(parse({}), limits).version == 4
 
 
 def test_a_dual_stack_grant_is_one_key_in_the_go_daemons_file_and_comes_back_whole() -> None:
@@ -179,8 +190,6 @@ def test_a_pod_whose_ipv6_route_was_removed_keeps_both_addresses() -> None:
         node = await rig.started()
         (grant,) = await node.add(1)
         (pod,) = rig.pods()
-        from dataclasses import replace
-
         half = replace(pod, addresses=pod.addresses[:1])
         found = recovery.recover(_remembering(grant), [], [half], rig.clock.now())
         assert found.grants == [grant] and found.released == {}

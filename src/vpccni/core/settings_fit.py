@@ -69,18 +69,28 @@ def _capacity(s: Settings, limits: InstanceLimits, branches: int | None) -> MaxP
 
 def _modes(s: Settings, limits: InstanceLimits, branches: int | None) -> Iterator[Finding]:
     name = limits.instance_type
-    if s.enable_prefix_delegation and not limits.supports_prefixes:
+    if (s.enable_prefix_delegation or 6 in s.versions) and not limits.supports_prefixes:
+        ipv6 = 6 in s.versions
         why = (
             "EC2 delegates them on Nitro and bare metal only: the daemon takes single addresses, and the node runs "
             f"{max_pods(limits).uncapped} pods instead of what kubelet may have been told"
         )
         yield Finding(
             "prefixes-need-nitro",
-            "unusable" if s.enable_ipv6 else "contradiction",
-            ("ENABLE_PREFIX_DELEGATION",),
+            "unusable" if ipv6 else "contradiction",
+            ("VPCCNI_DUAL_STACK" if s.dual_stack else "ENABLE_PREFIX_DELEGATION",),
             f"{name} ({limits.hypervisor}) cannot have prefixes",
-            "the daemon refuses IPv6 without prefixes" if s.enable_ipv6 else why,
-            "use a Nitro instance type" + ("" if s.enable_ipv6 else ", or unset it and lower kubelet's maxPods"),
+            "the daemon refuses IPv6 without prefixes" if ipv6 else why,
+            "use a Nitro instance type" + ("" if ipv6 else ", or unset it and lower kubelet's maxPods"),
+        )
+    if 6 in s.versions and limits.ipv6_per_eni < 1:
+        yield Finding(
+            "type-has-no-ipv6",
+            "unusable",
+            ("VPCCNI_DUAL_STACK" if s.dual_stack else "ENABLE_IPv6",),
+            f"{name} takes no IPv6 address",
+            "pods get theirs from a prefix of the node's interfaces",
+            "use an instance type with IPv6",
         )
     if s.enable_pod_eni and branches == 0:
         yield Finding(

@@ -102,6 +102,16 @@ def _targets(s: Settings, given: Given) -> Iterator[Finding]:
             "set WARM_IP_TARGET and MINIMUM_IP_TARGET, or WARM_ENI_TARGET=1",
         )
     yield from _idle_targets(s, given)
+    unheard = given.any("WARM_IP_TARGET", "MINIMUM_IP_TARGET", *("WARM_PREFIX_TARGET",) * (s.warm_prefix_target > 1))
+    if s.enable_ipv6 and unheard:
+        yield Finding(
+            "targets-with-ipv6",
+            "contradiction",
+            (*unheard, "ENABLE_IPv6"),
+            f"{', '.join(unheard)} {'has' if len(unheard) == 1 else 'have'} no effect",
+            "the /80 of the first ENI is more than all pods of a node can use: nothing more is ever asked for",
+            f"unset {', '.join(unheard)}; WARM_PREFIX_TARGET=1 is the usual one",
+        )
 
 
 def _idle_targets(s: Settings, given: Given) -> Iterator[Finding]:
