@@ -138,6 +138,23 @@ def test_a_prefix_that_somebody_took_leaves_the_pods_their_ipv4_and_is_asked_for
     play(story)
 
 
+def test_an_ipv6_node_whose_prefix_was_taken_gets_another_one() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, **IPV6)
+        node = await rig.started()
+        (grant,) = await node.add(1)
+        (prefix,) = rig.interfaces()[0].prefixes
+        DirectEc2(rig.cloud).unassign(rig.node.eni_id, [], [prefix])
+        await asyncio.sleep(120)
+        assert node.pool.orphans() == (grant.addresses[0].address,)
+        (other,) = rig.interfaces()[0].prefixes
+        (later,) = await node.add(1)
+        assert later.addresses[0].address in other and other != prefix
+        assert rig.mutations() == ["AssignIpv6Addresses"] * 2
+
+    play(story)
+
+
 @pytest.mark.parametrize("environ", [IPV6, DUAL])
 def test_a_subnet_without_ipv6_is_named_with_the_command_that_helps(environ: dict[str, str]) -> None:
     async def story() -> None:
