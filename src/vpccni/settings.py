@@ -119,6 +119,9 @@ class Settings:
     )
     node_port_support: bool = _var("AWS_VPC_CNI_NODE_PORT_SUPPORT", BOOL, True, "NodePort on secondary ENIs' pods")
     connmark: int = _var("AWS_VPC_K8S_CNI_CONNMARK", CONNMARK, 0x80, "mark of connections from outside; any base")
+    rule_layout: Literal["per-pod", "shared"] = _var(
+        "VPCCNI_RULE_LAYOUT", choice("per-pod", "shared"), "per-pod", "rules of each pod, or few rules for all pods"
+    )
     disable_tcp_early_demux: bool = _var("DISABLE_TCP_EARLY_DEMUX", BOOL, False, "for probes of branch ENI pods")
     pod_sg_enforcing_mode: Literal["strict", "standard"] = _var(
         "POD_SECURITY_GROUP_ENFORCING_MODE", choice("strict", "standard"), "strict", "with ENABLE_POD_ENI"

@@ -66,6 +66,7 @@ def test_undo_and_unwire_remove_in_reverse_and_unwire_spares_the_link():
         "ip rule del pref 512 to 192.168.0.201 table main",
         "ip rule del pref 1536 from 192.168.0.201/32 table 2",
         "ip route del 192.168.0.201 dev eni0761ccbeace table main proto unspec scope link",
+        "ip route del 192.168.0.201 dev eni0761ccbeace table 9100 proto unspec scope link",
         "ip link del eni0761ccbeace",
     ]
     assert wired.unwire_requests == wired.undo_requests[:-1]

@@ -105,6 +105,9 @@ class KernelSide:
     async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
         self.enis = {each.eni_id for each in interfaces} | (self.enis & arriving)
 
+    async def arriving(self, eni_id: str, networks: Sequence[IPNetwork]) -> None:
+        assert eni_id in self.enis
+
     async def forget(self, eni_id: str) -> None:
         self.enis.discard(eni_id)
 
@@ -147,7 +150,7 @@ class Process:
             configs = EniConfigs(Path(settings.eni_config_dir), settings.eni_config_name)
         self.placement = Placement(rig.node, settings, self.calls, self.view, configs, clock)
         self.runner = StepRunner(
-            self.pool, self.calls, self.sagas, rig.side, self.view, self.placement, self.holds, self._repair, clock
+            self.pool, self.calls, self.sagas, rig.side, self.view, self.placement, self.holds, clock
         )
         self.engine = Engine(
             self.pool, self.size.targets, self.size.limits, self.runner, self.holds, clock, Metrics(), lambda: None
@@ -222,9 +225,6 @@ class Process:
             self.rig.journal.append(records.released(grant, self.rig.clock.now()))
             assert self.pool.release(key, self.rig.clock.now())
         self.engine.wake_if_low()
-
-    async def _repair(self) -> list[str]:
-        return []
 
 
 class Rig:

@@ -83,7 +83,7 @@ routes = _routes(4) | _routes(6)
 
 def _rules(version: int) -> st.SearchStrategy:
     return st.builds(
-        Rule,
+        lambda kind, target, **rest: Rule(kind=kind, target=target if kind == "goto" else 0, **rest),
         priority=st.just(0) | u32,
         table=u32,
         src=st.none() | networks(version),
@@ -96,6 +96,7 @@ def _rules(version: int) -> st.SearchStrategy:
         family=st.just(version),
         suppress_prefixlength=st.none() | st.integers(0, 128),
         kind=st.sampled_from(sorted(RULE_KINDS)),
+        target=u32,
     )
 
 

@@ -32,6 +32,8 @@ RULE_TO_POD = 512
 RULE_MARK = 1024
 RULE_EXTERNAL_SERVICE = 1535
 RULE_FROM_POD = 1536
+# The shared layout's rules by source stand behind: 1537 to 2499, and a rule at 2500 that does nothing and ends them.
+RULE_FROM_BLOCK, RULE_FROM_BLOCK_END = 1537, 2500
 RULE_FROM_ENI = 32765
 RULE_MAIN, RULE_DEFAULT = 32766, 32767
 # Priority of `from <address>` inside a pod with several network interfaces.
@@ -41,6 +43,8 @@ TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
 # ENIs of further network cards: 10000 + 100 * card + device.
 CARD_TABLE_BASE, CARD_TABLE_STEP = 10000, 100
 VLAN_TABLE_BASE = 100
+# The shared layout's routes to pods. No default route is ever in it: what it does not know goes on to the next rule.
+POD_TABLE = 9100
 
 MARK = 0x80
 DEFAULT_MTU = 9001

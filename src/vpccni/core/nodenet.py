@@ -11,12 +11,13 @@ table lets forwarded packets pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 
 from vpccni.core import conventions as c
-from vpccni.core.podnet import Sysctl
+from vpccni.core.podnet import Layout, Sysctl
+from vpccni.core.sourcerules import is_source_rule, source_rules
 from vpccni.netlink.values import Address, IPAddress, IPInterface, IPNetwork, Link, Route, Rule, Value
 
 
@@ -39,7 +40,7 @@ class NodeNet:
 
     `former` are primary addresses of ENIs that the node has no more: rules of the Go implementation for them carry no
     mark of ownership and are recognised by the address. `egress` is the IP version in which pods leave by a node-local
-    address (0: none).
+    address (0: none). `sources`, the blocks of all ENIs and the tables of those, are for the shared layout alone.
     """
 
     enis: tuple[EniNet, ...]
@@ -52,6 +53,8 @@ class NodeNet:
     tcp_early_demux: bool | None = None  # None: leave it alone
     versions: tuple[int, ...] = (4,)
     egress: int = 0
+    layout: Layout = "per-pod"
+    sources: Mapping[IPNetwork, int] = field(default_factory=dict)
 
     @property
     def secondary(self) -> tuple[EniNet, ...]:
@@ -71,6 +74,10 @@ def desired(node: NodeNet) -> list[Value]:
         values += [_mark_rule(node.mark, version) for version in node.versions]
     for network in node.external_services:
         values.append(Rule(c.RULE_EXTERNAL_SERVICE, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL))
+    if node.layout == "shared":
+        values += [_to_pods(version) for version in node.versions]
+        known = {network: table for network, table in node.sources.items() if network.version in node.versions}
+        values += source_rules(known)
     return values
 
 
@@ -149,6 +156,10 @@ def _mark_rule(mark: int, version: int) -> Rule:
     return Rule(c.RULE_MARK, c.TABLE_MAIN, fwmark=mark, fwmask=mark, family=version, protocol=c.PROTOCOL)
 
 
+def _to_pods(version: int) -> Rule:
+    return Rule(c.RULE_TO_POD, c.POD_TABLE, family=version, protocol=c.PROTOCOL)
+
+
 def _owned_address(value: Address, secondary: dict[int, EniNet]) -> bool:
     # Whatever else configured a secondary ENI (dhclient, networkd): pods' addresses must not be local to the host.
     return value.index in secondary and value.scope == "global"
@@ -160,7 +171,7 @@ def _owned_route(value: Route, secondary: dict[int, EniNet]) -> bool:
     eni = secondary.get(value.index)
     if eni is not None and value.table == c.TABLE_MAIN and value.protocol == c.PROTOCOL_KERNEL:
         return value.gateway is None and value.dst in {interface.network for interface in eni.interfaces}
-    if value.table in (c.TABLE_MAIN, c.TABLE_LOCAL):
+    if value.table in (c.TABLE_MAIN, c.TABLE_LOCAL, c.POD_TABLE):
         return False
     if value.protocol == c.PROTOCOL:
         return True
@@ -173,6 +184,8 @@ def _owned_rule(value: Rule, node: NodeNet) -> bool:
     The kernel gives priority 32765 to a rule that somebody adds without one, so that untagged rules there are ours only
     by the address.
     """
+    if is_source_rule(value) or value == _to_pods(value.family):
+        return True
     priorities = (c.RULE_MARK, c.RULE_EXTERNAL_SERVICE, c.RULE_FROM_ENI)
     if value.priority not in priorities or value.unmodelled or value.protocol not in c.OURS_OR_UNTAGGED:
         return False

@@ -11,9 +11,10 @@ routes and rules on the host carry our protocol number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import Literal
 
 from vpccni.core import conventions as c
 from vpccni.core import egress
@@ -26,11 +27,15 @@ from vpccni.netlink.values import (
     Request,
     Route,
     Rule,
+    Value,
     add,
     delete,
     set_link,
 )
 
+# How the host's routing finds pods. "per-pod", the Amazon VPC CNI's way: each has a route in main and rules of its own.
+# "shared": each has a route in the pods' table, and a few rules of the node (`nodenet`) serve them all.
+Layout = Literal["per-pod", "shared"]
 Sysctl = tuple[str, str]  # path below /proc/sys and its value; a path, because device names may contain dots
 
 
@@ -94,6 +99,7 @@ class PodLinkPlan:
     pod_mac: str = ""
     pod_index: int = 2
     nic: int = 0
+    layout: Layout = "per-pod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,30 +176,39 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
         peer=inside,
     )
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
-    named = (_named(link, alias),) if alias else ()
+    host_requests = (*_outside(addresses, link, plan.layout), *((_named(link, alias),) if alias else ()))
     if local is not None:
         return PodWiring(
             pod,
             plan,
             link,
-            sysctls=egress.host_sysctls(name),
+            sysctls=link_sysctls(name, addresses),
             pod_sysctls=egress.pod_sysctls(local, inside.name, pod.ifname),
             pod_requests=egress.inside(local, inside, plan.host_mac),
-            host_requests=(*map(add, egress.outside(local, link)), *_outside(addresses, link), *named),
+            host_requests=host_requests,
         )
-    conf = f"net/ipv6/conf/{name}/"
-    # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
-    quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
     return PodWiring(
         pod,
         plan,
         link,
-        # The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
-        sysctls=((conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick),
+        sysctls=link_sysctls(name, addresses),
         pod_sysctls=_pod_sysctls(addresses, inside.name),
         pod_requests=_inside(addresses, inside, plan),
-        host_requests=(*_outside(addresses, link), *named),
+        host_requests=host_requests,
     )
+
+
+def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, ...]:
+    """Kernel settings of the host veth of an interface with these addresses.
+
+    The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
+    """
+    if any(each.nic == c.EGRESS_NIC for each in addresses):
+        return egress.host_sysctls(name)
+    conf = f"net/ipv6/conf/{name}/"
+    # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
+    quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
+    return (conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick
 
 
 def _named(link: Link, alias: str) -> Request:
@@ -228,22 +243,28 @@ def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> t
     return tuple(requests)
 
 
-def _outside(addresses: Sequence[PodAddress], link: Link) -> list[Request]:
-    requests = []
-    for each in addresses:
-        requests.append(add(pod_route(each.address, link.index, link.name)))
-        requests += [add(rule) for rule in pod_rules(each)]
-    return requests
+def _outside(addresses: Sequence[PodAddress], link: Link, layout: Layout) -> list[Request]:
+    return [add(value) for each in addresses for value in host_objects(each, link, layout)]
 
 
-def pod_route(address: IPAddress, index: int, dev: str = "") -> Route:
-    """The host's route to a pod."""
-    return Route(c.host_network(address), index, dev, scope="link", protocol=c.PROTOCOL)
+def host_objects(each: PodAddress, link: Link, layout: Layout) -> list[Value]:
+    """What the host needs for one address of a pod behind `link`: its route, and rules if they are the pod's own."""
+    local = egress.outside(each.address, link) if each.nic == c.EGRESS_NIC else ()
+    return [*local, pod_route(each.address, link.index, link.name, layout), *pod_rules(each, layout)]
 
 
-def pod_rules(each: PodAddress) -> list[Rule]:
-    """512: to the pod by main; 1536, on a secondary ENI: from the pod by the ENI's table. None for a local address."""
-    if c.is_egress(each.address):
+def pod_route(address: IPAddress, index: int, dev: str = "", layout: Layout = "per-pod") -> Route:
+    """The host's route to a pod. To a local address, which no rule is about, it is in main in either layout."""
+    table = c.POD_TABLE if layout == "shared" and not c.is_egress(address) else c.TABLE_MAIN
+    return Route(c.host_network(address), index, dev, table=table, scope="link", protocol=c.PROTOCOL)
+
+
+def pod_rules(each: PodAddress, layout: Layout = "per-pod") -> list[Rule]:
+    """512: to the pod by main; 1536, on a secondary ENI: from the pod by the ENI's table.
+
+    None for a local address, nor in the shared layout.
+    """
+    if layout == "shared" or c.is_egress(each.address):
         return []
     network = c.host_network(each.address)
     rules = [Rule(c.RULE_TO_POD, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL)]
@@ -253,13 +274,21 @@ def pod_rules(each: PodAddress) -> list[Rule]:
 
 
 def unwire(addresses: Iterable[PodAddress], index: int, dev: str = "") -> tuple[Request, ...]:
-    """Removal of rules, then routes, of `addresses`; untagged ones of the Go implementation match as well."""
+    """Removal of rules, then routes, of `addresses`, in whichever layout; untagged ones of the Go implementation match
+    as well. A pod may have been wired in the other layout, and its node be on its way from one to the other."""
     requests: list[Request] = []
     for each in addresses:
         # Protocol 0 is a wildcard in a deletion.
         requests += [delete(replace(rule, protocol=0)) for rule in pod_rules(each)]
-        requests.append(delete(replace(pod_route(each.address, index, dev), protocol=0)))
+        requests += unroute(each.address, index, dev)
     return tuple(requests)
+
+
+def unroute(address: IPAddress, index: int, dev: str = "") -> tuple[Request, ...]:
+    """Removal of the host's route to a pod over one link, from main and from the shared layout's table."""
+    layouts: tuple[Layout, ...] = ("per-pod", "shared")
+    routes = dict.fromkeys(pod_route(address, index, dev, layout) for layout in layouts)  # a local address has one
+    return tuple(delete(replace(route, protocol=0)) for route in routes)
 
 
 def _host_interface(address: IPAddress) -> IPInterface:

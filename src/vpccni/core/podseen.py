@@ -11,11 +11,12 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vpccni.core import conventions as c
-from vpccni.core import egress
 from vpccni.core.diff import diff, identity
-from vpccni.core.podnet import PodAddress, pod_route, pod_rules
+from vpccni.core.podnet import Layout, PodAddress, PodAttachment, host_objects
+from vpccni.core.sourcerules import is_source_rule, table_of
 from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Request, Route, Rule, Value
 
 _HEX = frozenset(string.hexdigits.lower())
@@ -54,9 +55,10 @@ def is_pod_link(link: Link, veth_prefix: str = c.VETH_PREFIX) -> bool:
 
 
 def is_pod_route(route: Route) -> bool:
-    """Whether a route has the shape of one to a pod: a host route of main over a device, ours or untagged."""
+    """Whether a route has the shape of one to a pod: a host route over a device, in main ours or untagged, or in the
+    pods' table."""
     return (
-        route.table == c.TABLE_MAIN
+        route.table in (c.TABLE_MAIN, c.POD_TABLE)
         and route.dst.prefixlen == route.dst.max_prefixlen
         and route.gateway is None
         and route.index > 0
@@ -86,11 +88,14 @@ def pods(
     links: Iterable[Link], routes: Iterable[Route], rules: Iterable[Rule], veth_prefix: str = c.VETH_PREFIX
 ) -> tuple[ObservedPod, ...]:
     """Every pod with its addresses, in order of link name, card and address. Links with one alias are one pod."""
-    by_index: dict[int, list[IPAddress]] = {}
+    by_index: dict[int, set[IPAddress]] = {}
     for route in filter(is_pod_route, routes):
-        by_index.setdefault(route.index, []).append(route.dst.network_address)
+        by_index.setdefault(route.index, set()).add(route.dst.network_address)
     tables: dict[IPNetwork, int] = {}
+    shared: list[Rule] = []
     for rule in rules:
+        if is_source_rule(rule):
+            shared.append(rule)
         if is_pod_rule(rule) and rule.priority == c.RULE_FROM_POD and rule.src is not None:
             tables.setdefault(rule.src, rule.table)  # the first one is the one that the kernel uses
     seen: dict[str, ObservedPod] = {}
@@ -99,7 +104,9 @@ def pods(
             alias, addresses = c.parse_alias(link.alias), by_index.get(link.index, ())
             own = [each for each in addresses if not c.is_egress(each)]
             local = next((each for each in addresses if c.is_egress(each)), None)
-            placed = tuple(_placed(each, tables.get(c.host_network(each), c.TABLE_MAIN)) for each in own)
+            networks = [c.host_network(each) for each in own]
+            found = [tables.get(network) or table_of(network, shared) for network in networks]
+            placed = tuple(_placed(each, table) for each, table in zip(own, found, strict=True))
             name = link.alias if alias is not None else link.name
             seen[name] = _joined(seen.get(name), ObservedPod(link, alias, placed, local))
     return tuple(sorted(seen.values(), key=lambda pod: pod.link.name))
@@ -118,8 +125,44 @@ def _main_first(link: Link) -> tuple[bool, str]:
     return alias is None or not link.name.endswith(c.name_suffix(alias.namespace, alias.pod)), link.name
 
 
-def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[Request]:
-    """What makes the host's pod routes, rules and addresses those of `live` (address -> host veth), and of nobody else.
+class Behind(NamedTuple):
+    """Whose a host veth is, and the addresses of that interface."""
+
+    pod: PodAttachment
+    addresses: tuple[PodAddress, ...]
+
+
+def wired(seen: Iterable[ObservedPod], pods: Iterable[PodAttachment]) -> dict[Link, Behind]:
+    """The host veths of `pods`. A pod that has none is left out: its DEL is on its way.
+
+    Names are compared by their ends: the prefix may have been another when a veth was made.
+    """
+    by_key = {(pod.network, pod.container_id, pod.ifname): pod for pod in pods}
+    by_suffix = {suffix: pod for pod in by_key.values() for suffix in pod.links("")}
+    found: dict[Link, Behind] = {}
+    for each in seen:
+        alias = each.alias
+        if alias is not None:
+            pod = by_key.get((alias.network, alias.container_id, alias.ifname))
+        else:
+            pod = by_suffix.get(each.link.name[-c.SUFFIX_LENGTH :])
+        if pod is not None:
+            for suffix, addresses in pod.links("").items():
+                found |= {link: Behind(pod, addresses) for link in each.links if link.name.endswith(suffix)}
+    return found
+
+
+def link_of(veth: Link, pod: PodAttachment, mtu: int = 0) -> Link:
+    """The host veth of a pod as it should be. `mtu` 0: unknown. One that the Go implementation made has no alias and
+    stays as it is, but for being up."""
+    if c.parse_alias(veth.alias) is None and veth.group != c.VETH_GROUP:
+        return Link(veth.name, index=veth.index, mtu=mtu, up=True)
+    alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
+    return Link(veth.name, index=veth.index, mtu=mtu, up=True, group=c.VETH_GROUP, alias=alias)
+
+
+def owned(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[Value]:
+    """The observed routes and rules of pods, of both layouts, that may be changed or removed.
 
     A leaked 1536 rule is worse than litter: it sends a later holder's packets out of the wrong ENI. Untagged rules
     count as ours by priority and shape; an untagged route only when it leads to a live address or over one of our
@@ -135,14 +178,18 @@ def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link]) -> list[
         elif isinstance(value, Route) and is_pod_route(value):
             known = value.dst.network_address in held or value.index in over
             have += [value] if known or value.protocol == c.PROTOCOL else []
-    want: list[Value] = []
-    for each, link in live.items():
-        want += [pod_route(each.address, link.index, link.name), *pod_rules(each)]
-        if each.nic == c.EGRESS_NIC:
-            want += egress.outside(each.address, link)
-    own = {identity(value) for value in want if isinstance(value, Address)}
-    have += [value for value in observed if isinstance(value, Address) and identity(value) in own]
-    return diff(have, want)
+    own = {identity(value) for value in desired(live) if isinstance(value, Address)}
+    return have + [value for value in observed if isinstance(value, Address) and identity(value) in own]
+
+
+def desired(live: Mapping[PodAddress, Link], layout: Layout = "per-pod") -> list[Value]:
+    """The host's routes, rules and addresses for `live` pods (address -> host veth)."""
+    return [value for each, link in live.items() for value in host_objects(each, link, layout)]
+
+
+def repairs(observed: Iterable[Value], live: Mapping[PodAddress, Link], layout: Layout = "per-pod") -> list[Request]:
+    """What makes the host's pod routes and rules those of `live`, and of nobody else."""
+    return diff(owned(observed, live), desired(live, layout))
 
 
 def _placed(address: IPAddress, table: int) -> PodAddress:

@@ -14,7 +14,7 @@ from typing import Self
 
 from vpccni.core import conventions as c
 from vpccni.core import egress, podseen
-from vpccni.core.podnet import PodAddress, PodWiring, Sysctl, unwire
+from vpccni.core.podnet import PodAddress, PodWiring, Sysctl, unroute, unwire
 from vpccni.host import sysctl
 from vpccni.host.podwire import OpenSocket, PodWirer
 from vpccni.host.undo import GONE
@@ -22,6 +22,8 @@ from vpccni.netlink.errors import NetlinkError
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import IPAddress, Link, Request, Route, Value, delete, delete_group, set_link
+
+_POD_TABLES = (c.TABLE_MAIN, c.POD_TABLE)
 
 
 class NodeKernel:
@@ -69,8 +71,9 @@ class NodeKernel:
         return removed + self._tolerant(rules)
 
     def pods(self, veth_prefix: str = c.VETH_PREFIX) -> tuple[podseen.ObservedPod, ...]:
-        """The wired pods as the kernel alone tells them: key by alias, addresses by route, table by rule."""
-        routes = [*self._host.routes(4, c.TABLE_MAIN), *self._host.routes(6, c.TABLE_MAIN)]
+        """The wired pods as the kernel alone tells them, in either layout: key by alias, addresses by route, table by
+        rule."""
+        routes = [route for version in (4, 6) for table in _POD_TABLES for route in self._host.routes(version, table)]
         rules = [*self._host.rules(4), *self._host.rules(6)]
         return podseen.pods(self._host.links(), routes, rules, veth_prefix)
 
@@ -101,6 +104,11 @@ class NodeKernel:
     def apply(self, requests: Sequence[Request]) -> None:
         """Run requests in order. What is there already, or gone already, is fine; the first other refusal is raised."""
         self._tolerant(requests)
+
+    def differing_sysctls(self, settings: Iterable[Sysctl]) -> list[Sysctl]:
+        """Those settings that the kernel has and that have another value there."""
+        with inside(self._netns_fd):
+            return [(path, value) for path, value in settings if sysctl.read(path) not in (None, value)]
 
     def apply_sysctls(self, settings: Iterable[Sysctl]) -> list[Sysctl]:
         """Write the settings that differ; what was written."""
@@ -138,30 +146,29 @@ class NodeKernel:
         free: list[PodAddress] = []
         unsure: list[PodAddress] = []
         if index:
-            requests = [unwire((each,), index)[-1] for each in addresses]
-            results = self._host.batch(requests) if requests else []
-            for each, request, error in zip(addresses, requests, results, strict=True):
-                if error is not None and error.errno not in GONE:
-                    raise error
-                (unsure if error else free).append(each)
-                removed += [] if error else [request]
+            for each in addresses:
+                done = self._tolerant(unroute(each.address, index))
+                (free if done else unsure).append(each)
+                removed += done
         else:
             unsure = list(addresses)
         routes = self._pod_routes(unsure)
         for each in unsure:
-            route = routes.get(each.address)
-            if route is not None and self._is_of(route, container_id):
-                removed += self._tolerant([delete(route)])
-                route = None
-            if route is None:
+            found = routes.get(each.address, [])
+            mine = [route for route in found if self._is_of(route, container_id)]
+            removed += self._tolerant([delete(route) for route in mine])
+            if len(mine) == len(found):
                 free.append(each)
         return removed, free
 
-    def _pod_routes(self, addresses: Sequence[PodAddress]) -> dict[IPAddress, Route]:
-        """Pod routes of main, listed only when there is an address to look for."""
-        versions = dict.fromkeys(each.address.version for each in addresses)
-        routes = [route for version in versions for route in self._host.routes(version, c.TABLE_MAIN)]
-        return {route.dst.network_address: route for route in routes if podseen.is_pod_route(route)}
+    def _pod_routes(self, addresses: Sequence[PodAddress]) -> dict[IPAddress, list[Route]]:
+        """Pod routes of both layouts, listed only when there is an address to look for."""
+        found: dict[IPAddress, list[Route]] = {}
+        for version in dict.fromkeys(each.address.version for each in addresses):
+            for table in _POD_TABLES:
+                for route in filter(podseen.is_pod_route, self._host.routes(version, table)):
+                    found.setdefault(route.dst.network_address, []).append(route)
+        return found
 
     def _is_of(self, route: Route, container_id: str) -> bool:
         """Whether a route leads to a veth that names the sandbox `container_id`, whatever the veth is called."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vpccni.core import conventions as c
 from vpccni.core.diff import diff, identity
 from vpccni.core.podnet import PodWiring
 from vpccni.netlink.socket import RouteSocket
-from vpccni.netlink.values import Link, Neighbour, Value
+from vpccni.netlink.values import Link, Neighbour, Route, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,14 @@ def check(wiring: PodWiring, netns_fd: int | None) -> list[str]:
 
 
 def _host_problems(wiring: PodWiring, host: RouteSocket, outer: Link) -> list[str]:
+    here = wiring.over(outer, wiring.link.peer or outer)
+    want = [request.value for request in here.host_requests if not isinstance(request.value, Link)]
     versions = dict.fromkeys(each.address.version for each in wiring.addresses)
     seen: list[Value] = []
     for version in versions:
-        seen += [*host.routes(version, c.TABLE_MAIN), *host.rules(version), *host.addresses(version)]
-    here = wiring.over(outer, wiring.link.peer or outer)
-    want = [request.value for request in here.host_requests if not isinstance(request.value, Link)]
+        for table in dict.fromkeys(value.table for value in want if isinstance(value, Route)):
+            seen += host.routes(version, table)
+        seen += [*host.rules(version), *host.addresses(version)]
     problems = [] if outer.up else [f"{outer.name} is down"]
     return problems + _missing("the host lacks", want, seen)
 

@@ -145,8 +145,9 @@ class PodWirer:
         """Add or replace on the host what differs; foreign routes to the pod's address are refused."""
         seen: list[Value] = list(links)
         for version in dict.fromkeys(each.address.version for each in wiring.addresses):
-            seen += [*self._host.routes(version, c.TABLE_MAIN), *self._host.rules(version)]
-            seen += self._host.addresses(version)
+            for table in dict.fromkeys(r.value.table for r in wiring.host_requests if isinstance(r.value, Route)):
+                seen += self._host.routes(version, table)
+            seen += [*self._host.rules(version), *self._host.addresses(version)]
         want: list[Value] = [request.value for request in wiring.host_requests]
         wanted = {identity(value) for value in want if isinstance(value, Route)}
         for route in seen:

@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from vpccni.aws.values import IPAddress
+from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.clock import Clock
 from vpccni.core import cards, conventions, podnet
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
 from vpccni.core.pool import Pool
 from vpccni.core.stats import Tally
+from vpccni.host.node import Pods
 from vpccni.ipamd import records, recovery
 from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.worker import Job, Worker
@@ -34,12 +35,13 @@ class Flows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinkChoice:
-    """How host links are made: MTU, name prefix, and who picks indexes and MACs."""
+    """How pods are connected: MTU and name prefix of host links, who picks their indexes and MACs, the rule layout."""
 
     mtu: int
     veth_prefix: str
     next_index: Callable[[], int]
     next_mac: Callable[[], str]
+    layout: podnet.Layout = "per-pod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +150,36 @@ class Attachments:
         assert isinstance(found, list)
         return found
 
-    async def repair(self) -> list[str]:
-        """Bring the kernel's pod routes and rules in line with the grants; what was changed, as commands.
+    def pods(self) -> Pods:
+        """What the kernel should hold for pods at this moment.
 
-        Attachments with a transition under way, and grants that EC2 has not placed yet, are left alone.
+        Attachments with a transition under way, and grants that EC2 has not placed yet, are spared.
         """
         settled, spared = [], set()
         for grant in self.pool.grants():
             if grant.key not in self._busy and all(at.eni_id for at in grant.addresses):
-                settled.append(grant)
+                settled.append(attachment(grant))
             else:
                 spared |= {at.address for at in attachment(grant).addresses}
-        pods = [attachment(grant) for grant in settled]
-        done = await self._worker.submit(Job(lambda: self._wires.repair(pods, frozenset(spared))))
-        assert isinstance(done, list)
-        return done
+        return Pods(settled, frozenset(spared), self._links.veth_prefix, self._wires.mtus)
+
+    def sources(self) -> dict[IPNetwork, int]:
+        """Every block that pods have or may get addresses of, with its ENI's route table.
+
+        An address that no ENI is known to hold any more keeps the table that its pod was wired with.
+        """
+        blocks = {block.network: eni.table for eni in self.pool.enis() for block in eni.blocks}
+        for address in self.pool.orphans():
+            key = self.pool.owner(address)
+            grant = self.pool.grant(key) if key is not None else None
+            for at in grant.addresses if grant is not None else ():
+                if at.address == address:
+                    blocks[conventions.host_network(address)] = at.table
+        return blocks
+
+    def at_rest(self, key: PodKey) -> bool:
+        """Whether an attachment is wired and has no transition under way."""
+        return key not in self._busy and self.pool.grant(key) is not None
 
     def tally(self) -> Tally:
         """The pool's counters of this moment."""
@@ -188,7 +205,14 @@ class Attachments:
         links, pod = self._links, attachment(grant)
         plans = [
             PodLinkPlan(
-                links.next_index(), links.next_mac(), links.mtu, links.veth_prefix, links.next_mac(), 2 + position, nic
+                links.next_index(),
+                links.next_mac(),
+                links.mtu,
+                links.veth_prefix,
+                links.next_mac(),
+                2 + position,
+                nic,
+                links.layout,
             )
             for position, nic in enumerate(pod.nics)
         ]

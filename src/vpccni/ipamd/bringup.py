@@ -35,10 +35,11 @@ from vpccni.ipamd.eniconfigs import EniConfigs
 from vpccni.ipamd.explain import explained
 from vpccni.ipamd.holds import HoldBook
 from vpccni.ipamd.metrics import Metrics
-from vpccni.ipamd.nodeside import NodeSide
+from vpccni.ipamd.nodeside import NodeSide, Tenants
 from vpccni.ipamd.placement import Placement
 from vpccni.ipamd.readiness import Readiness
 from vpccni.ipamd.records import Intent
+from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.saga import Sagas
 from vpccni.ipamd.sizing import Sizing, cordoned, sizing
 from vpccni.ipamd.steprunner import StepRunner
@@ -68,7 +69,8 @@ class Parts:
     kernel: NodeKernel
     imds: Imds
     connect: Callable[[NodeIdentity], CloudCalls]
-    repair: Callable[[], Awaitable[list[str]]]
+    tenants: Tenants
+    repairs: Repairs
     clock: Clock
     metrics: Metrics
     readiness: Readiness
@@ -190,14 +192,21 @@ class BringUp:
             self.limits.cards,
             None if settings.imds_only else lambda: asyncio.to_thread(parts.imds.interfaces),
         )
-        side = NodeSide(settings, node.mac, parts.worker, parts.kernel, Firewall(), parts.clock)
+        side = NodeSide(
+            settings,
+            node.mac,
+            parts.worker,
+            parts.kernel,
+            Firewall(),
+            parts.clock,
+            parts.tenants,
+            parts.repairs,
+        )
         configs = None
         if settings.custom_networking:
             configs = EniConfigs(Path(settings.eni_config_dir), settings.eni_config_name)
         placement = Placement(node, settings, calls, view, configs, parts.clock)
-        runner = StepRunner(
-            parts.pool, calls, self.sagas, side, view, placement, self._holds, parts.repair, parts.clock
-        )
+        runner = StepRunner(parts.pool, calls, self.sagas, side, view, placement, self._holds, parts.clock)
         return runner, side, view
 
     def _engine(self, runner: StepRunner, size: Sizing) -> Engine:

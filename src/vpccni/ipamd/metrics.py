@@ -28,7 +28,7 @@ from vpccni import __version__
 from vpccni.core.pool import Pool
 
 # The client library ends counters in `_total`; the Amazon VPC CNI's do not, and dashboards know them by those names.
-_SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?awscni_\w+?)_total\b", re.MULTILINE)
+_SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?(?:awscni|vpccni)_\w+?)_total\b", re.MULTILINE)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -45,6 +45,7 @@ class Metrics:
         self._no_address = self._counter("no_available_ip_addresses", "ADDs refused for want of an address.")
         self._errors = self._counter("ipamd_error_count", "Errors the daemon handled.", "fn")
         self._reconciled = self._counter("reconcile_count", "Corrections by kind.", "fn")
+        self._repairs = Counter("vpccni_repairs", "Kernel objects put right.", ["kind"], registry=self.registry)
         self._ec2 = self._counter("ec2api_req_count", "EC2 requests.", "fn")
         self._ec2_errors = self._counter("ec2api_error_count", "EC2 requests that failed.", "fn")
         self._aws_errors = self._counter("aws_api_error_count", "EC2 errors by code.", "api", "error")
@@ -75,6 +76,10 @@ class Metrics:
     def reconciled(self, kind: str) -> None:
         """A correction was applied."""
         self._reconciled.labels(kind).inc()
+
+    def repaired(self, kind: str) -> None:
+        """A kernel object that another program had changed was put right."""
+        self._repairs.labels(kind).inc()
 
     def ec2_call(self, api: str, duration_s: float, code: str) -> None:
         """An EC2 call ended; `code` is empty on success."""

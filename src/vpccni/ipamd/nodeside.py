@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_interface
+from typing import Protocol
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
 from vpccni.core import conventions, egress, snat
+from vpccni.core.difference import Difference
 from vpccni.core.nodenet import EniNet, NodeNet
 from vpccni.errors import HostError
 from vpccni.host import node as host_node
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
+from vpccni.host.node import Pods
+from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.worker import Job, Worker
 from vpccni.netlink.values import Link
 from vpccni.settings import Settings
@@ -30,20 +35,49 @@ LINK_WAIT_S = 60.0
 LINK_POLL_S = 0.05
 
 
+class Tenants(Protocol):
+    """Who lives on the node's ENIs (`ipamd.attachments`)."""
+
+    def pods(self) -> Pods:
+        """What the kernel should hold for pods at this moment."""
+
+    def sources(self) -> dict[IPNetwork, int]:
+        """Every block that pods have or may get addresses of, with its ENI's route table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done, and whether it follows from news: otherwise somebody else had changed the kernel."""
+
+    done: Difference
+    news: bool
+
+
 class NodeSide:
     """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs; pods leave in the other family with the
     node's address `egress_from`, or not at all."""
 
     def __init__(
-        self, settings: Settings, primary_mac: str, worker: Worker, kernel: NodeKernel, firewall: Firewall, clock: Clock
+        self,
+        settings: Settings,
+        primary_mac: str,
+        worker: Worker,
+        kernel: NodeKernel,
+        firewall: Firewall,
+        clock: Clock,
+        tenants: Tenants,
+        repairs: Repairs,
     ) -> None:
         self._settings, self._primary_mac = settings, primary_mac
+        self._tenants, self.repairs = tenants, repairs
         self._worker, self._kernel, self._firewall, self._clock = worker, kernel, firewall, clock
         self._enis: dict[str, Interface] = {}
         self._former: tuple[IPAddress, ...] = ()
         self._applied: snat.IptablesRules | None = None
         self._egress_applied: snat.IptablesRules | None = None
         self.egress_from: IPAddress | None = None
+        self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
+        self._wanted: NodeNet | None = None
         self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
 
     async def attached(self, interface: Interface) -> None:
@@ -51,10 +85,18 @@ class NodeSide:
         self._enis[interface.eni_id] = interface
         try:
             await self._await_links([interface.mac])
+            blocks = [*map(conventions.host_network, interface.addresses), *interface.prefixes]
+            self._expected |= dict.fromkeys(blocks, interface.eni_id)
             await self.converge()
         except BaseException:
             del self._enis[interface.eni_id]
             raise
+
+    async def arriving(self, eni_id: str, networks: Sequence[IPNetwork]) -> None:
+        """EC2 has assigned these to an ENI; after this they may be handed out."""
+        if self._settings.rule_layout == "shared":
+            self._expected |= dict.fromkeys(networks, eni_id)
+            await self.converge()
 
     async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
         """These are the node's ENIs now, and those that are `arriving`; state of others is removed.
@@ -74,11 +116,25 @@ class NodeSide:
             await self.keep([each for each in self._enis.values() if each.eni_id != eni_id])
 
     async def converge(self) -> None:
-        """Make the kernel equal to what is known; every change is logged as the command it equals."""
-        changes = await self._worker.submit(Job(self._converge))
-        assert isinstance(changes, list)
-        for command in changes:
+        """Make the kernel equal to what is known, the pods' routes and rules with it.
+
+        Every change is logged as the command it equals. One that follows from no news is a repair, and counted.
+        """
+        pods, sources, held = self._tenants.pods(), self._sources(), self.repairs.held()
+        outcome = await self._worker.submit(Job(lambda: self._converge(pods, sources, held)))
+        assert isinstance(outcome, Outcome)
+        if not outcome.news:
+            self.repairs.made(outcome.done.changes)
+            return
+        for command in outcome.done.commands:
             log.info("node: %s", command)
+
+    async def difference(self) -> Difference:
+        """What differs from what is known, without changing it."""
+        pods, sources = self._tenants.pods(), self._sources()
+        found = await self._worker.submit(Job(lambda: host_node.compare(self._kernel, self._net_now(sources), pods)))
+        assert isinstance(found, Difference)
+        return found
 
     async def translate(self, vpc_cidrs: Sequence[IPNetwork], primary_address: IPAddress) -> None:
         """Bring SNAT and connection marks up to date. Nothing is listed when nothing can have changed."""
@@ -116,11 +172,31 @@ class NodeSide:
                 log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
             self._egress_applied = wanted
 
-    def _converge(self) -> list[str]:
+    def _sources(self) -> dict[IPNetwork, int]:
+        """Every block that pods may have addresses of, with its ENI's table; what arrives is not in the pool yet."""
+        if self._settings.rule_layout != "shared":
+            return {}
+        known = self._tenants.sources()
+        self._expected = {
+            network: eni_id
+            for network, eni_id in self._expected.items()
+            if network not in known and eni_id in self._enis
+        }
+        return {network: _table(self._enis[eni_id]) for network, eni_id in self._expected.items()} | known
+
+    def _converge(self, pods: Pods, sources: dict[IPNetwork, int], held: frozenset[str]) -> Outcome:
+        wanted = self._net_now(sources)
+        news = wanted != self._wanted
+        found = host_node.compare(self._kernel, wanted, pods).without(held)
+        host_node.apply(self._kernel, found)
+        self._wanted = wanted
+        return Outcome(found, news)
+
+    def _net_now(self, sources: dict[IPNetwork, int]) -> NodeNet:
         links = self._kernel.links_by_mac()
         enis = tuple(net for each in self._enis.values() if (net := self._net(each, links)) is not None)
         settings = self._settings
-        wanted = NodeNet(
+        return NodeNet(
             enis=enis,
             mtu=settings.eni_mtu,
             mark=settings.connmark,
@@ -131,8 +207,9 @@ class NodeSide:
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
             versions=settings.versions,
             egress=self.egress_from.version if self.egress_from is not None else 0,
+            layout=settings.rule_layout,
+            sources=sources,
         )
-        return host_node.converge(self._kernel, wanted)
 
     def _net(self, interface: Interface, links: dict[str, Link]) -> EniNet | None:
         link, attachment = links.get(interface.mac), interface.attachment
@@ -146,8 +223,9 @@ class NodeSide:
             for cidr in cidrs
             if address in cidr and address.version in versions
         )
-        table = conventions.route_table(attachment.card, attachment.device)
-        return EniNet(link, addresses, table, primary=interface.mac == self._primary_mac)
+        # Of the link only what stays: how it is just now must not look like news.
+        link = Link(link.name, index=link.index, mac=link.mac)
+        return EniNet(link, addresses, _table(interface), primary=interface.mac == self._primary_mac)
 
     async def _primary_name(self) -> str:
         links = await self._links()
@@ -180,6 +258,11 @@ class NodeSide:
                 )
             await self._clock.sleep(pause_s)
             pause_s = min(1.0, pause_s * 1.3)
+
+
+def _table(interface: Interface) -> int:
+    place = interface.attachment
+    return conventions.route_table(place.card, place.device) if place is not None else conventions.TABLE_MAIN
 
 
 def _own(interface: Interface) -> list[IPAddress]:

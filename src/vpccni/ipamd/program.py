@@ -43,6 +43,7 @@ from vpccni.ipamd.flows import FlowFlusher
 from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.readiness import Readiness
 from vpccni.ipamd.records import Intent
+from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.server import RelayServer
 from vpccni.ipamd.strays import StrayLinks, delete_left
 from vpccni.ipamd.worker import Worker
@@ -85,6 +86,7 @@ class Daemon:
         self._readiness = Readiness(settings)
         self._metrics = metrics.Metrics()
         self._decisions = Decisions(clock.now)
+        self._repairs = Repairs(clock.now, self._metrics.repaired)
         self._pool = Pool(settings.ip_cooldown_s, Mode.SECONDARY, settings.versions[0], dual=settings.dual_stack)
         self._index = rng.randrange(FIRST_INDEX, LAST_INDEX)
         self._checkpoint = Path(settings.backing_store)
@@ -175,8 +177,10 @@ class Daemon:
     def _attachments(self, kernel: NodeKernel, worker: Worker) -> tuple[Attachments, FlowFlusher, StrayLinks]:
         settings = self._settings
         flusher = FlowFlusher(flush_address, settings.ip_cooldown_s)
-        links = LinkChoice(settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac)
-        wires = PodWires(kernel, settings.veth_prefix)
+        links = LinkChoice(
+            settings.pod_mtu, settings.veth_prefix, self._next_index, self._next_mac, settings.rule_layout
+        )
+        wires = PodWires(kernel)
         strays = StrayLinks(delete_left)
         attachments = Attachments(
             self._pool,
@@ -200,7 +204,8 @@ class Daemon:
             kernel=kernel,
             imds=Imds(settings.imds_endpoint, disabled=settings.imds_disabled),
             connect=self._connect,
-            repair=attachments.repair,
+            tenants=attachments,
+            repairs=self._repairs,
             clock=self._clock,
             metrics=self._metrics,
             readiness=self._readiness,

@@ -8,7 +8,7 @@ run at once, on different ENIs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from vpccni.aws.values import Interface, IPNetwork
@@ -37,6 +37,9 @@ class Side(Protocol):
     async def keep(self, interfaces: Iterable[Interface], arriving: frozenset[str] = frozenset()) -> None:
         """These are the node's ENIs now, and those that are arriving."""
 
+    async def arriving(self, eni_id: str, networks: Sequence[IPNetwork]) -> None:
+        """Return when the node routes for blocks that EC2 has assigned, which may be handed out then."""
+
     async def forget(self, eni_id: str) -> None:
         """An ENI leaves."""
 
@@ -53,13 +56,11 @@ class StepRunner:
         view: NodeView,
         placement: Placement,
         holds: HoldBook,
-        repair: Callable[[], Awaitable[list[str]]],
         clock: Clock,
     ) -> None:
-        """`repair` brings the kernel's pod routes and rules in line with the pool and says what it changed."""
         self._pool, self._calls, self._sagas, self._side = pool, calls, sagas, side
         self._view, self._placement = view, placement
-        self._holds, self._repair, self._clock = holds, repair, clock
+        self._holds, self._clock = holds, clock
 
     def prepare(self, step: Step) -> None:
         """Before a step that takes something away: nothing of it may be handed out from now on. Raises Refused."""
@@ -100,9 +101,6 @@ class StepRunner:
         kinds = await self._view.reconcile(self._pool, self._sagas.busy)
         self._side.subnets = self._view.subnet_cidrs
         await self._side.keep(self._view.routed(self._pool), self._sagas.busy())
-        for command in await self._repair():
-            log.warning("repaired: %s", command)
-            kinds.append("PodRepair")
         return kinds
 
     async def _assign(self, step: AssignBlocks) -> None:
@@ -121,6 +119,7 @@ class StepRunner:
             await self._no_room(subnet_id, step, error)
             return
         self._view.changed(networks)
+        await self._side.arriving(step.eni_id, networks)
         self._take_singles(step.kind)
         self._pool.add_blocks(step.eni_id, map(Block, networks))
         if step.version != self._pool.version:  # says nothing about how many addresses the subnet has

@@ -31,7 +31,6 @@ _ROUTE_FEATURES = {
     n.RTA_ENCAP: "encap",
 }
 _RULE_FEATURES = {
-    n.FRA_GOTO: "goto",
     n.FRA_FLOW: "realms",
     n.FRA_TUN_ID: "tun_id",
     n.FRA_SUPPRESS_IFGROUP: "suppress_ifgroup",
@@ -199,6 +198,7 @@ def decode_rule(buffer: bytes, start: int, end: int, _names: Names) -> Rule | No
         family=4 if family == AF_INET else 6,
         suppress_prefixlength=None if suppress in (None, _UNSET32) else _number(suppress),
         kind=RULE_KIND_NAMES.get(action) or str(action),
+        target=_number(found.get(n.FRA_GOTO)),
         unmodelled=tuple(unmodelled),
     )
 

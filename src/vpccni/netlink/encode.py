@@ -16,6 +16,7 @@ from vpccni.netlink.attribute_numbers import (
     FRA_DST,
     FRA_FWMARK,
     FRA_FWMASK,
+    FRA_GOTO,
     FRA_IIFNAME,
     FRA_OIFNAME,
     FRA_PRIORITY,
@@ -142,6 +143,8 @@ def encode_rule(request: Request, rule: Rule, seq: int, flags: int) -> bytes:
         body += _U8(5, FRA_PROTOCOL, rule.protocol)
     if rule.suppress_prefixlength is not None:
         body += _U32(8, FRA_SUPPRESS_PREFIXLEN, rule.suppress_prefixlength)
+    if rule.target:
+        body += _U32(8, FRA_GOTO, rule.target)
     header = wire.ROUTE_HEADER.pack(
         28 + len(body),
         wire.RTM_DELRULE if request.verb == "delete" else wire.RTM_NEWRULE,

@@ -186,8 +186,8 @@ class Rule:
     """A policy routing rule. `family` (4 or 6) is taken from `src` or `dst` when one is given.
 
     `fwmask` 0 with a mark becomes the full mask, a prefix of length 0 becomes None ("all"). In a deletion a field left
-    at its default is a wildcard (but not the priority), and the kernel deletes the first match only. `unmodelled`: as
-    in `Route`.
+    at its default is a wildcard (but not the priority), and the kernel deletes the first match only. `target` is the
+    priority at which a rule of kind "goto" goes on: a jump, whatever stands in between. `unmodelled`: as in `Route`.
     """
 
     priority: int
@@ -202,6 +202,7 @@ class Rule:
     family: int = 4
     suppress_prefixlength: int | None = None
     kind: str = "lookup"
+    target: int = 0
     unmodelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -219,7 +220,8 @@ class Rule:
 
     def __str__(self) -> str:
         words = [f"{self.priority}: from", _prefix(self.src) if self.src is not None else "all", *self._selectors()]
-        words += [f"lookup {table_name(self.table)}" if self.kind == "lookup" else self.kind, *self._suppress()]
+        words += [f"lookup {table_name(self.table)}"] if self.kind == "lookup" else self._action()
+        words += self._suppress()
         shown = self.protocol not in (0, PROTOCOL_KERNEL)
         words += [f"proto {protocol_name(self.protocol)}"] if shown else []
         return " ".join([*words, *(f"({name})" for name in self.unmodelled)])
@@ -231,6 +233,9 @@ class Rule:
         words += [f"iif {self.iif}"] if self.iif else []
         return words + ([f"oif {self.oif}"] if self.oif else [])
 
+    def _action(self) -> list[str]:
+        return ["goto", str(self.target)] if self.kind == "goto" else [self.kind]
+
     def _suppress(self) -> list[str]:
         length = self.suppress_prefixlength
         return [] if length is None else [f"suppress_prefixlength {length}"]
@@ -240,7 +245,7 @@ class Rule:
         words += [f"from {self.src}"] if self.src is not None else []
         words += self._selectors()
         if self.kind != "lookup":
-            words += [self.kind]
+            words += self._action()
         elif self.table:
             words += [f"table {table_name(self.table)}"]
         words += self._suppress()
@@ -340,6 +345,8 @@ def _objection(request: Request) -> str:
             return "the kernel has no replace for rules (it would add a duplicate)"
         if value.kind not in RULE_KINDS:
             return "unknown kind"
+        if (value.kind == "goto") != bool(value.target):
+            return "goto and a target need each other"
         # For an added rule without a table the kernel would pick an unused table of its own.
         return "no table" if verb == "add" and value.kind == "lookup" and not value.table else ""
     return ""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a kernel object exists, as a sentence.
+
+Knows what each object of the node and of pods is for. Must never judge whether it is there. `core.difference` puts the
+sentences beside the objects that `vpccni doctor` prints.
+"""
+
+from __future__ import annotations
+
+from vpccni.core import conventions as c
+from vpccni.core.podseen import is_pod_link, is_pod_route
+from vpccni.core.sourcerules import is_source_rule
+from vpccni.netlink.values import Address, Link, Route, Rule, Value
+
+_SYSCTLS = {
+    "rp_filter": "replies to translated flows of pods on other ENIs arrive here; strict filtering would drop them",
+    "ip_forward": "the node routes between pods and ENIs",
+    "forwarding": "the node routes IPv6 between pods and ENIs, or must not learn routes from a pod",
+    "accept_ra": "router advertisements: of the VPC on an ENI, never of a pod",
+    "accept_redirects": "as the Amazon VPC CNI leaves it on links to pods",
+    "tcp_early_demux": "a setting asks for it (DISABLE_TCP_EARLY_DEMUX)",
+}
+_RULES = {
+    c.RULE_MARK: "connections that came in by the primary ENI, or are translated to its address, leave by it",
+    c.RULE_EXTERNAL_SERVICE: "AWS_EXTERNAL_SERVICE_CIDRS: these services are reached by the primary ENI",
+    c.RULE_FROM_POD: "EC2 drops what a pod sends by another ENI than its own",
+    c.RULE_FROM_ENI: "what the node sends with this ENI's own address leaves by this ENI",
+}
+
+
+def reason(value: Value) -> str:
+    """Why the node needs `value`."""
+    if isinstance(value, Rule):
+        return _of_rule(value)
+    if isinstance(value, Route):
+        return _of_route(value)
+    if isinstance(value, Address):
+        return "the ENI's own address: the subnet's router asks for it, and 32765 rules name it"
+    if isinstance(value, Link):
+        pod = c.parse_alias(value.alias)
+        if pod is not None:
+            return f"the host's end of {pod.namespace}/{pod.pod}'s link"
+        return "the host's end of a pod's link" if is_pod_link(value) else "an ENI: up, with the MTU of the settings"
+    return "the pod's gateway is nobody's address, so nobody answers for it"
+
+
+def sysctl_reason(path: str) -> str:
+    """Why the kernel setting at `path` has its value."""
+    return _SYSCTLS.get(path.rpartition("/")[2], "the data path needs it")
+
+
+def group_of(value: Value) -> str:
+    """Under which heading an object is shown: rules, routes, addresses, links or pods."""
+    if isinstance(value, Rule):
+        single = (value.src or value.dst) is not None and value.priority in (c.RULE_TO_POD, c.RULE_FROM_POD)
+        return "pods" if single else "rules"
+    if isinstance(value, Route):
+        return "pods" if is_pod_route(value) else "routes"
+    if isinstance(value, Link):
+        return "pods" if is_pod_link(value) else "links"
+    return "addresses"
+
+
+def _of_rule(rule: Rule) -> str:
+    if is_source_rule(rule):
+        if rule.kind == "lookup":
+            return "what pods with these addresses send leaves by the ENI that holds them"
+        return "part of the tree by which a packet finds its source's rule without walking them all"
+    if rule.priority == c.RULE_TO_POD:
+        return "packets to pods are found in main" if rule.dst else "packets to pods are found in the pods' table"
+    return _RULES.get(rule.priority, "a rule of the node")
+
+
+def _of_route(route: Route) -> str:
+    if is_pod_route(route):
+        return f"the way to the pod that has {route.dst.network_address}"
+    if route.gateway is not None:
+        return "what leaves by this ENI goes to its subnet's router"
+    return "the subnet's router is reached by this ENI"
