@@ -147,7 +147,7 @@ def test_addresses_go_round_and_one_that_is_held_is_passed_over(version: int, fi
 
 def pool_of(*addresses: str) -> Pool:
     pool = Pool(0)
-    pool.add_eni(Eni("eni-1", primary=True, blocks=tuple(Block.of(each) for each in addresses)))
+    pool.add_eni(Eni("eni-1", primary=True, blocks=tuple(Block.of(ip_address(each)) for each in addresses)))
     return pool
 
 
