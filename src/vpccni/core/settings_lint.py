@@ -217,7 +217,7 @@ def _modes(s: Settings, given: Given) -> Iterator[Finding]:
 
 
 def _dataplane(s: Settings, given: Given) -> Iterator[Finding]:
-    if s.external_snat:
+    if s.external_snat and not s.egress_version:
         for name in given.any("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "AWS_VPC_K8S_CNI_RANDOMIZESNAT"):
             if name.endswith("RANDOMIZESNAT") or s.exclude_snat_cidrs:
                 yield Finding(
@@ -228,6 +228,7 @@ def _dataplane(s: Settings, given: Given) -> Iterator[Finding]:
                     "with AWS_VPC_K8S_CNI_EXTERNALSNAT=true the node translates nothing",
                     f"unset {name}, or AWS_VPC_K8S_CNI_EXTERNALSNAT",
                 )
+    yield from _egress(s)
     if s.pod_mtu > s.eni_mtu:
         yield Finding(
             "pod-mtu-above-eni-mtu",
@@ -236,6 +237,27 @@ def _dataplane(s: Settings, given: Given) -> Iterator[Finding]:
             f"POD_MTU={s.pod_mtu} is above AWS_VPC_ENI_MTU={s.eni_mtu}",
             "packets that fit the pod's interface do not fit the ENI: large ones are dropped or answered with ICMP",
             f"set POD_MTU to {s.eni_mtu} or less, or unset it",
+        )
+
+
+def _egress(s: Settings) -> Iterator[Finding]:
+    if s.enable_v6_egress and 6 in s.versions:
+        yield Finding(
+            "v6-egress-unused",
+            "contradiction",
+            ("ENABLE_V6_EGRESS", "ENABLE_IPv6"),
+            "ENABLE_V6_EGRESS has no effect",
+            "pods with IPv6 addresses leave with their own",
+            "unset ENABLE_V6_EGRESS",
+        )
+    elif s.enable_v6_egress and s.disable_pod_v6:
+        yield Finding(
+            "v6-egress-without-ipv6",
+            "contradiction",
+            ("ENABLE_V6_EGRESS", "DISABLE_POD_V6"),
+            "pods cannot use their interface for IPv6 egress",
+            "DISABLE_POD_V6=true chains a plugin that switches IPv6 off in each pod afterwards",
+            "unset one of them",
         )
 
 
