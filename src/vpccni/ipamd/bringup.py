@@ -240,8 +240,9 @@ class BringUp:
     def _become_ready(self) -> None:
         parts = self._parts
         if parts.readiness.ready or parts.pool.tally(parts.clock.now()).total == 0:
-            why = f": {self._holds.last_error}" if self._holds.last_error else ""
-            parts.readiness.waiting_for(f"EC2 has given this node no address for pods yet{why}")
+            error = self._holds.last_error
+            why = "EC2 has given this node no address for pods yet"
+            parts.readiness.waiting_for(f"{why}: {error}" if error else why, error.hint if error else "")
             return
         try:
             parts.readiness.become_ready()
@@ -321,7 +322,7 @@ class BringUp:
             try:
                 return await attempt()
             except VpcCniError as error:
-                self._parts.readiness.waiting_for(f"waiting for {what}: {error}")
+                self._parts.readiness.waiting_for(f"waiting for {what}: {error}", error.hint)
                 self._parts.decisions.held_up(what, error)
                 facts = {**error.evidence, "code": error.error_code, "next": error.hint, "again_in_s": pause_s}
                 log.warning("%s", error, extra={"facts": facts})

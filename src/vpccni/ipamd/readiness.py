@@ -24,7 +24,7 @@ class Readiness:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._phase, self._why = "starting", "the daemon has just started"
+        self._phase, self._why, self._next = "starting", "the daemon has just started", ""
 
     @property
     def ready(self) -> bool:
@@ -38,14 +38,14 @@ class Readiness:
         return DaemonNotReady(
             "serve the request",
             f"the node daemon is {self._phase}: {self._why}",
-            hint="the runtime retries; if it stays like this see /var/log/aws-routed-eni/ipamd.log",
+            hint=self._next or "the runtime retries; if it stays like this see /var/log/aws-routed-eni/ipamd.log",
             code=f"daemon-{self._phase}",
         )
 
-    def waiting_for(self, why: str) -> None:
-        """What keeps the daemon from being ready."""
+    def waiting_for(self, why: str, next_step: str = "") -> None:
+        """What keeps the daemon from being ready, and what helps."""
         if not self.ready:
-            self._why = why
+            self._why, self._next = why, next_step
 
     def become_ready(self) -> None:
         """Install plugin and conflist. Raises HostError, and stays not ready then."""
@@ -72,5 +72,5 @@ class Readiness:
 
     def withdraw(self, why: str) -> None:
         """The daemon stops: the conflist goes first, so that the runtime starts no pod that would fail."""
-        self._phase, self._why = "stopping", why
+        self._phase, self._why, self._next = "stopping", why, ""
         conflist.remove(Path(self._settings.cni_conf_dir))
