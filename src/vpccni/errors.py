@@ -142,6 +142,11 @@ class CloudError(VpcCniError):
         super().__init__(action, why, **rest)  # type: ignore[arg-type]  # pass-through of the same keywords
         self.aws_code = aws_code
 
+    @property
+    def changed_nothing(self) -> bool:
+        """Whether EC2 refused; a call without an answer, or one that EC2 failed at, may have had its effect."""
+        return bool(self.aws_code) and self.error_code != "ec2-failed"
+
 
 class StateError(VpcCniError):
     """A state file cannot be read, written or believed."""

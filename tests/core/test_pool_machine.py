@@ -196,10 +196,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.now += duration_s
 
     @rule()
-    @precondition(lambda self: getattr(self, "pool", None) is not None and self.pool.next_rest(self.now) is not None)
+    @precondition(lambda self: getattr(self, "pool", None) is not None and self.pool.cooling(self.now))
     def sleep_until_just_before_the_next_address_rests(self) -> None:
-        wake = self.pool.next_rest(self.now)
-        assert wake is not None
+        assert self.pool.next_rest(self.now) is not None
         self.now = max(self.now, min(self.released[address] for address in self.pool.cooling(self.now)) + COOLDOWN_S)
 
     def picture(self) -> object:

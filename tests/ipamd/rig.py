@@ -192,13 +192,13 @@ class Process:
             each.eni.id for each in held() if each.eni.managed and not each.withdrawn
         ))  # fmt: skip
 
-    async def add(self, count: int = 1, cards: tuple[int, ...] = (0,)) -> list[Grant]:
-        """Pods arrive at once; each is granted, journalled and wired. Raises NoAddress."""
+    async def add(self, count: int = 1, cards: tuple[int, ...] = (0,), name: str = "") -> list[Grant]:
+        """Pods arrive at once, in new sandboxes; each is granted, journalled and wired. Raises NoAddress."""
         made = []
         for _ in range(count):
             key = PodKey("aws-cni", f"c{self.rig.serial}", "eth0")
             self.rig.serial += 1
-            grant = self.pool.assign(key, PodIdentity("default", key.container_id), self.rig.clock.now(), cards)
+            grant = self.pool.assign(key, PodIdentity("default", name or key.container_id), self.rig.clock.now(), cards)
             self.rig.journal.append(records.granted(grant))
             self.rig.wired[key] = grant
             made.append(grant)
@@ -208,13 +208,16 @@ class Process:
     async def arrive(self, count: int, patience_s: float = 120.0) -> list[Grant]:
         """Pods arrive one by one and, as a kubelet does, ask again until there is an address."""
         made: list[Grant] = []
+        refused = 0  # attempts of the pod that waits, each of which took a serial number
         deadline = self.rig.clock.now() + patience_s
         while len(made) < count:
             try:
-                made += await self.add(1)
+                made += await self.add(1, name=f"pod-{self.rig.serial - refused}")
+                refused = 0
             except NoAddress:
                 if self.rig.clock.now() > deadline:
                     raise
+                refused += 1
                 self.engine.wake()
                 await asyncio.sleep(1.0)
         return made

@@ -116,7 +116,7 @@ def test_reconcile_is_not_starved_by_a_pool_that_changes_all_the_time() -> None:
         await asyncio.sleep(3)
         (stolen,) = set(rig.interfaces()[0].addresses) - _used(rig)
         rig.cloud.unassign_private_ip_addresses(rig.node.eni_id, [stolen])  # type: ignore[list-item]
-        for _ in range(50):
+        for _ in range(120):
             made = await node.arrive(2, patience_s=20)
             await asyncio.sleep(1)
             await node.drop([grant.key for grant in made])

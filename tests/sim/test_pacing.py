@@ -13,6 +13,7 @@ from vpccni.aws.values import Launched
 from vpccni.core import pacing
 from vpccni.core.census import YOUNG_S, Place, place
 from vpccni.core.pacing import Pacer, act_at, rate_of, serving_s, turn_s
+from vpccni.core.stats import Tally
 from vpccni.lab.cloud.buckets import Bucket, published
 
 ACTIONS = [
@@ -150,9 +151,15 @@ def test_places_are_by_launch_and_then_by_id_and_alike_for_all() -> None:
 
 
 def test_growing_waits_a_moment_only_while_addresses_are_left() -> None:
-    assert act_at(10.0, available=0, spare=5, now=10.0) == 10.0
-    assert act_at(10.0, available=4, spare=5, now=10.0) == 10.0 + pacing.GATHER_S
-    assert act_at(10.0, available=4, spare=5, now=60.0) == 60.0
+    empty, some = Tally(total=9, assigned=9), Tally(total=9, assigned=5)
+    assert act_at(10.0, empty, 5, now=10.0) == 10.0
+    assert act_at(10.0, some, 5, now=10.0) == 10.0 + pacing.GATHER_S
+    assert act_at(10.0, some, 5, now=60.0) == 60.0
+
+
+def test_pods_that_were_refused_are_gathered_for_half_a_second() -> None:
+    refused = Tally(total=9, assigned=9, waiting=1)
+    assert act_at(10.0, refused, 5, now=10.0) == 10.0 + pacing.HURRY_S
 
 
 @settings(max_examples=100)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vpccni.core.census import YOUNG_S, Place
+from vpccni.core.stats import Tally
 
 READ_VERBS = ("Describe", "List", "Get", "Search")
 
@@ -62,6 +63,7 @@ MARGIN_S = 15.0  # after the last refusal of a read, for which the queue is stil
 LONGEST_S = 300.0  # what is inferred without a place is not trusted further: EC2 may have been out, not busy
 QUIET_S = 300.0  # without a refusal for so long, the next one begins a new episode
 GATHER_S = 2.0  # Amazon VPC CNI 1.23 looks every 5 s, which gathers too, but also when nothing is left
+HURRY_S = 0.5  # the same when pods have been refused already
 SPACING_S = 1.0  # between two calls of an action that is being refused
 
 
@@ -75,10 +77,13 @@ def is_read(action: str) -> bool:
     return action.startswith(READ_VERBS)
 
 
-def act_at(short_since: float, available: int, spare: int, now: float) -> float:
-    """When a pool that is short is to grow: at once when nothing is available, for a pod is being refused; else a
-    moment after it became short, so that one call brings what pods that come together need."""
-    return now if available * 2 < spare else max(now, short_since + GATHER_S)
+def act_at(short_since: float, tally: Tally, spare: int, now: float) -> float:
+    """When a pool that is short is to grow: a moment after it became short, so that one call brings what pods that
+    come together need. At once when less than half of the spare addresses are left and nobody was refused yet; pods
+    that were refused ask again in seconds, and others may be refused right behind them."""
+    if tally.waiting:
+        return max(now, short_since + HURRY_S)
+    return now if tally.available * 2 < spare else max(now, short_since + GATHER_S)
 
 
 def serving_s(fleet: int, rate: Rate = CHANGE) -> float:

@@ -22,6 +22,7 @@ from vpccni.core.eni import Eni, HeldEni, sums_of_prefixes
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
 from vpccni.core.inventory import Inventory
 from vpccni.core.stats import EniStats, PoolStats, Tally
+from vpccni.core.waiting import Waiting
 
 __all__ = ["Block", "Eni", "Grant", "GrantedAddress", "Mode", "PodIdentity", "PodKey", "Pool"]
 
@@ -55,6 +56,7 @@ class Pool:
         self._cooling: dict[IPAddress, tuple[HeldBlock, int]] = {}  # where; without those that no ENI holds
         self._recency = 0
         self.local: LocalAddresses | None = None
+        self._waiting = Waiting()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -119,9 +121,10 @@ class Pool:
         return self._cooldown.released()
 
     def next_rest(self, now: float) -> float | None:
-        """When the next address leaves its cooldown."""
+        """When time alone changes the counters: an address leaves its cooldown, or a pod that waits is given up on."""
         self._rest(now)
-        return self._cooldown.next_rest()
+        times = [at for at in (self._cooldown.next_rest(), self._waiting.next_end()) if at is not None]
+        return min(times, default=None)
 
     def tally(self, now: float, card: int | None = None, *, prefixes_only: bool = False) -> Tally:
         """Sums over all ENIs, or over those of one network card. O(ENIs); O(blocks) when `prefixes_only`."""
@@ -137,7 +140,8 @@ class Pool:
                 blocks += held.active
                 idle += held.idle
                 lingering += held.owned - held.beside - held.assigned - held.cooling
-        return Tally(total, assigned, cooling, blocks, idle, lingering)
+        waiting = 0 if card else self._waiting.count(now)
+        return Tally(total, assigned, cooling, blocks, idle, lingering, waiting)
 
     def stats(self, now: float) -> PoolStats:
         """All counters. O(ENIs)."""
@@ -256,12 +260,14 @@ class Pool:
             if best is None:
                 unpaired = sum(held.unpaired for held in self._inventory.order if held.eni.card == card)
                 tally, rests_in_s = self.tally(now, card), self._cooldown.rests_in(now)
+                self._waiting.refused(pod, now)
                 raise refusal.no_address(pod, card, tally, rests_in_s, len(self._inventory.enis), unpaired)
             chosen.append(best)
         egress = self.local.take() if self.local is not None else None
         taken = tuple(self._take(eni, block, key) for eni, held in chosen for block in eni.serving(held))
         grant = Grant(key, pod, taken, now, egress)
         self._grants[key] = grant
+        self._waiting.served(pod)
         return grant
 
     def restore(self, grant: Grant) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """total = assigned + cooling + available, in addresses that the active mode hands out.
+    """total = assigned + cooling + available, in addresses that the active mode hands out. `waiting` pods were refused
+    one a moment ago and will ask again.
 
     `lingering` counts owned and cooling addresses outside of that: the other kind of block, ENIs not used for pods,
     blocks on their way out. `idle_blocks` may go back to EC2: nothing on them is owned or cooling.
@@ -24,6 +25,7 @@ class Tally:
     blocks: int = 0
     idle_blocks: int = 0
     lingering: int = 0
+    waiting: int = 0
 
     @property
     def available(self) -> int:

@@ -90,22 +90,18 @@ class Wait:
 
 Step = AssignBlocks | AttachEni | UnassignBlocks | FreeEni | Wait
 
-# The EC2 call that decides whether a step can begin, by kind of step and address family.
-_FIRST_CALLS: dict[tuple[type[Step], int], str] = {
-    (AssignBlocks, 4): "AssignPrivateIpAddresses",
-    (AssignBlocks, 6): "AssignIpv6Addresses",
-    (UnassignBlocks, 4): "UnassignPrivateIpAddresses",
-    (UnassignBlocks, 6): "UnassignIpv6Addresses",
-}
 
-
-def first_call(step: Step, version: int = 4) -> str:
-    """The action of the EC2 call that a step begins with; "" for a wait."""
-    if isinstance(step, AttachEni):
-        return "CreateNetworkInterface"
-    if isinstance(step, FreeEni):
-        return "DetachNetworkInterface"
-    return _FIRST_CALLS.get((type(step), version), "")
+def first_call(step: AssignBlocks | AttachEni | UnassignBlocks | FreeEni) -> str:
+    """The action of the EC2 call that decides whether a step can begin."""
+    match step:
+        case AttachEni():
+            return "CreateNetworkInterface"
+        case FreeEni():
+            return "DetachNetworkInterface"
+        case AssignBlocks():
+            return "AssignPrivateIpAddresses" if step.version == 4 else "AssignIpv6Addresses"
+        case UnassignBlocks():
+            return "UnassignPrivateIpAddresses" if step.blocks[0].network.version == 4 else "UnassignIpv6Addresses"
 
 
 def counted(count: int, kind: BlockKind) -> str:

@@ -65,7 +65,8 @@ class NodeLimits:
 class Demand:
     """What one card's pool has to hold, in addresses.
 
-    `spare` addresses available, `minimum` held in total, `ceiling` never exceeded (max pods; None: no bound).
+    `spare` addresses available beyond those for pods that wait, `minimum` held in total, `ceiling` never exceeded (max
+    pods; None: no bound).
     `whole_enis`: grow by filling ENIs and shrink by freeing them, never by single blocks (WARM_ENI_TARGET).
     `block_size` is the unit in which EC2 gives and takes; `setting` names the settings for explanations.
     """
@@ -80,7 +81,7 @@ class Demand:
     def short(self, tally: Tally) -> int:
         """Addresses missing; at most as many as the ceiling leaves. Cooling addresses serve nobody, so they do not
         count against the ceiling: a node full of pods can still replace one."""
-        missing = max(0, self.spare - tally.available, self.minimum - tally.total)
+        missing = max(0, self.spare + tally.waiting - tally.available, self.minimum - tally.total)
         return self.headroom(tally, missing)
 
     def headroom(self, tally: Tally, addresses: int) -> int:
@@ -89,7 +90,7 @@ class Demand:
 
     def over(self, tally: Tally) -> int:
         """Addresses that could go without the pool becoming short."""
-        surplus = min(tally.available - self.spare, tally.total - self.minimum)
+        surplus = min(tally.available - self.spare - tally.waiting, tally.total - self.minimum)
         if self.ceiling is not None:
             surplus = max(surplus, min(tally.available, _serving(tally) - self.ceiling))
         if self.block_size > _ALWAYS_OVER:
@@ -103,9 +104,10 @@ class Demand:
     def explain(self, tally: Tally) -> str:
         """The numbers of the decision in half a sentence."""
         cooling = f", {tally.cooling} cooling" if tally.cooling else ""
+        waiting = f", {tally.waiting} pods waiting" if tally.waiting else ""
         ceiling = "" if self.ceiling is None else f", at most {self.ceiling} for max pods"
         return (
-            f"{tally.available} of {tally.total} addresses available{cooling}; "
+            f"{tally.available} of {tally.total} addresses available{cooling}{waiting}; "
             f"{self.setting} wants {_wanted(self)}{ceiling}"
         )
 

@@ -31,6 +31,10 @@ DROPPED_S = 1.0  # an answer that breaks off sooner is a broken connection, not 
 LONGEST_TURN_S = 300.0  # whatever the pacer makes of a long outage: a node does not sleep for hours after it
 
 
+class Postponed(CloudError):
+    """EC2 throttled the first call of a step: nothing has begun, and the step is planned anew when its turn comes."""
+
+
 @dataclass(slots=True)
 class Pace:
     """When calls are made: the pacer's rules, a clock to wait on, and draws for its jitter."""
@@ -56,11 +60,12 @@ class CloudCalls:
         self._pace, self._failed = pace, failed
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
 
-    async def run(self, action: str, call: Callable[[], T]) -> T:
+    async def run(self, action: str, call: Callable[[], T], *, first: bool = False) -> T:
         """Make a call of an EC2 action as soon as the pace allows. Raises what it raises.
 
-        A throttled call is made again, for up to `PATIENCE_S`: undoing what was begun would cost more calls than
-        waiting does. (Amazon VPC CNI 1.23 repeats it every 5 s, and ends the daemon if it happens at its start.)
+        The `first` call of a step raises Postponed when it is throttled. Any other is made again, for up to
+        `PATIENCE_S`: undoing what was begun would cost more calls than waiting does. (Amazon VPC CNI 1.23 repeats it
+        every 5 s, and ends the daemon if it happens at its start.)
         """
         pace = self._pace
         if pace is None:
@@ -84,11 +89,21 @@ class CloudCalls:
                 again_at = pace.pacer.refused(action, now, pace.rng.random())
                 facts = {"action": action, "again_in_s": round(again_at - now, 1)}
                 log.info("EC2 throttles us", extra={"facts": facts})
+                if first:
+                    raise Postponed(
+                        error.action, error.why, aws_code=error.aws_code, code=error.error_code, hint=error.hint,
+                        evidence=error.evidence, retryable=True,
+                    ) from error  # fmt: skip
                 if again_at > deadline:
                     raise
             else:
                 pace.pacer.admitted(action, pace.clock.now())
                 return answer
+
+    def free_at(self, action: str) -> float:
+        """When a call of the action could be made, on the pace's clock; nothing is reserved."""
+        pace = self._pace
+        return float("-inf") if pace is None else pace.pacer.free_at(action, pace.clock.now())
 
     def told(self, place: Place) -> None:
         """The node's place among those that start with it: its turn, should EC2 refuse calls."""

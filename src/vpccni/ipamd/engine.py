@@ -16,6 +16,7 @@ from math import inf
 from vpccni.clock import Clock
 from vpccni.core import plan as planning
 from vpccni.core import targets as targeting
+from vpccni.core.gather import Gathering
 from vpccni.core.pool import Pool
 from vpccni.core.reconcile import SETTLE_S
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
@@ -52,6 +53,7 @@ class Engine:
         self._settled = settled
         self._decisions = decisions or Decisions(clock.now)
         self._event = asyncio.Event()
+        self._gathering = Gathering()
         self._pending: list[Step] = []
         self._reconcile_at = clock.now() + RECONCILE_S
         self._last_decrease: float | None = None
@@ -107,12 +109,14 @@ class Engine:
         self._drop_stand_ins(now)
         steps = self.plan()
         self._explain([step for step in steps if isinstance(step, Wait)])
-        for step in steps:
-            if not isinstance(step, Wait):
-                self._start(step, now)
+        ready, again = self._gathering.due(
+            steps, self._pool.tally(now, 0), self._demand().spare, now, self._runner.free_at
+        )
+        for step in ready:
+            self._start(step, now)
         by_time = planning.next_wake(steps, self._pool, now)
         # The end of a reconcile wakes the loop; one that is under way must not make it spin.
-        return min(inf if by_time is None else by_time, inf if self._reconciling else self._reconcile_at)
+        return min(again, inf if by_time is None else by_time, inf if self._reconciling else self._reconcile_at)
 
     def _start(self, step: Step, now: float) -> None:
         try:
@@ -162,8 +166,11 @@ class Engine:
             pool.set_mode(pool.mode)
 
     def _over(self, now: float) -> bool:
-        demand = targeting.demand(self._targets, self._limits, self._pool.mode, self._pool.version)
-        return demand.over(self._pool.tally(now)) > 0
+        return self._demand().over(self._pool.tally(now)) > 0
+
+    def _demand(self) -> targeting.Demand:
+        """Of the first network card."""
+        return targeting.demand(self._targets, self._limits, self._pool.mode, self._pool.version)
 
     def _explain(self, waits: list[Wait]) -> None:
         if [wait.code for wait in waits] != [wait.code for wait in self.waits]:

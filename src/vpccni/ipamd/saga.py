@@ -23,7 +23,7 @@ from vpccni.aws.values import Interface, NodeIdentity
 from vpccni.clock import Clock
 from vpccni.errors import CloudError, VpcCniError
 from vpccni.ipamd import records
-from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.cloudcalls import CloudCalls, Postponed
 from vpccni.ipamd.journal import Record
 from vpccni.ipamd.records import Intent
 
@@ -86,10 +86,17 @@ class Sagas:
         self._running.add(intent.token)
         try:
             await self._write(intent)
-            interface = await self._create(new, intent.token)
+            try:
+                interface = await self._create(new, intent.token)
+            except CloudError as error:
+                if error.changed_nothing:  # there is nothing to search for and undo
+                    await self._finish(intent.token)
+                raise
             await self._write(records.with_eni(intent, interface.eni_id))
             attached = await self._attach(interface, new.card)
             await link_up(attached)
+        except Postponed:
+            raise
         except (VpcCniError, asyncio.CancelledError) as error:
             log.warning("attaching an ENI failed and is undone", extra={"facts": {"why": error, "token": intent.token}})
             self.undone_at = min(self.undone_at, self._clock.now())
@@ -198,6 +205,7 @@ class Sagas:
                 beside_prefix_count=new.beside_prefix_count,
                 client_token=token,
             ),
+            first=True,
         )
 
     async def _attach(self, interface: Interface, card: int) -> Interface:
@@ -255,7 +263,6 @@ class Sagas:
         )
 
     async def _remove(self, eni_id: str) -> None:
-        self._slots = None
         interface = await self._describe(eni_id)
         if interface is None:
             return
@@ -270,6 +277,8 @@ class Sagas:
             except CloudError as error:
                 if error.evidence.get("status") != "gone":
                     raise
+            if self._slots is not None:
+                self._slots.discard((attachment.card, attachment.device))
         await self._patiently(
             "DeleteNetworkInterface",
             lambda: self._calls.interfaces.delete(eni_id),

@@ -15,9 +15,9 @@ from vpccni.aws.values import Interface, IPNetwork
 from vpccni.clock import Clock
 from vpccni.core.block import Block, BlockKind, Mode
 from vpccni.core.pool import Pool
-from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks
+from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, first_call
 from vpccni.errors import CloudError, VpcCniError
-from vpccni.ipamd.cloudcalls import CloudCalls
+from vpccni.ipamd.cloudcalls import CloudCalls, Postponed
 from vpccni.ipamd.holds import SUBNET_FULL, HoldBook
 from vpccni.ipamd.placement import Placement
 from vpccni.ipamd.saga import NewEni, Sagas
@@ -84,6 +84,8 @@ class StepRunner:
                     await self._unassign(step)
                 case FreeEni():
                     await self._free(step)
+        except Postponed:
+            log.info("EC2 throttles us; planned anew later: %s", step)
         except VpcCniError as error:
             self._view.doubt(str(error))
             if isinstance(step, AssignBlocks) and (error.error_code == "address-limit" or self._beside(step, error)):
@@ -91,6 +93,10 @@ class StepRunner:
             else:
                 self._holds.failed(error, self._clock.now(), attaching=isinstance(step, AttachEni))
             raise
+
+    def free_at(self, action: str) -> float:
+        """When EC2 may be asked for that."""
+        return self._calls.free_at(action)
 
     async def reconcile(self) -> list[str]:
         """End what stayed open, compare the pool with EC2 and correct it; the kinds of corrections made."""
@@ -109,8 +115,9 @@ class StepRunner:
         counts = {**_counts(step.kind, step.count), "ip_version": step.version}
         try:
             networks = await self._calls.run(
-                "AssignPrivateIpAddresses" if step.version == 4 else "AssignIpv6Addresses",
+                first_call(step),
                 lambda: self._calls.addresses.assign(step.eni_id, **counts),
+                first=True,
             )
         except CloudError as error:
             if error.error_code not in SUBNET_FULL or step.version != self._pool.version:
@@ -193,11 +200,12 @@ class StepRunner:
         with self._view.taking([block.network for block in step.blocks]):
             try:
                 await self._calls.run(
-                    "UnassignPrivateIpAddresses" if step.version == 4 else "UnassignIpv6Addresses",
+                    first_call(step),
                     lambda: self._calls.addresses.unassign(step.eni_id, addresses, prefixes),
+                    first=True,
                 )
             except CloudError as error:
-                if _changed_nothing(error):
+                if error.changed_nothing:
                     self._pool.confirm(step.eni_id, step.blocks)
                 raise  # otherwise nobody gets these addresses before the reconcile that follows has asked EC2
             self._pool.remove_blocks(step.eni_id, step.blocks)
@@ -210,7 +218,7 @@ class StepRunner:
 
     def _beside(self, step: AssignBlocks, error: VpcCniError) -> bool:
         """Whether EC2 refused a /80 beside IPv4 addresses, which concerns that ENI alone."""
-        return step.version != self._pool.version and isinstance(error, CloudError) and _changed_nothing(error)
+        return step.version != self._pool.version and isinstance(error, CloudError) and error.changed_nothing
 
     async def _no_room(self, subnet_id: str, step: AssignBlocks, error: CloudError) -> None:
         """A subnet had less than was asked for: find out what it can give, in as few calls as possible."""
@@ -224,11 +232,6 @@ class StepRunner:
             self._holds.no_prefix_in(subnet_id, 1, now, error)
             return
         self._holds.subnet_has(subnet_id, left, now, error)
-
-
-def _changed_nothing(error: CloudError) -> bool:
-    """Whether EC2 refused; a call without an answer, or one that EC2 failed at, may have had its effect."""
-    return bool(error.aws_code) and error.error_code != "ec2-failed"
 
 
 def _counts(kind: BlockKind, count: int) -> dict[str, int]:

@@ -9,15 +9,17 @@ do the same with threads, a journal and a kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from vpccni.aws.values import Interface
 from vpccni.core import targets as targeting
 from vpccni.core import view
 from vpccni.core.block import Block, BlockKind
-from vpccni.core.pacing import act_at
+from vpccni.core.gather import Gathering
 from vpccni.core.plan import next_wake, plan
 from vpccni.core.pool import PodIdentity, PodKey, Pool
-from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait, first_call
+from vpccni.core.stats import Tally
+from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks
 from vpccni.core.view import NodePolicy, View
 from vpccni.errors import CloudError, NoAddress, Refused
 from vpccni.ipamd.holds import HoldBook
@@ -42,7 +44,7 @@ class OurNode(PacedNode):
         self._pending: list[Step] = []
         self._last_decrease: float | None = None
         self._wake_at = float("inf")
-        self._short_since: float | None = None
+        self._gathering = Gathering()
         self.timeline.spawn(self._start_up())
 
     # -- pods
@@ -52,7 +54,9 @@ class OurNode(PacedNode):
         try:
             self.pool.assign(PodKey("aws-cni", pod, "eth0"), PodIdentity("sim", pod), self.timeline.now)
         except NoAddress as refusal:
-            self._turn()
+            now = self.timeline.now
+            if not self._gathering.patient(self.pool.tally(now, 0), self._wanted.spare, now):
+                self._turn()
             return refusal.error_code
         self._turn_if_due()
         return ""
@@ -75,23 +79,18 @@ class OurNode(PacedNode):
         now = self.timeline.now
         tally = self.pool.tally(now, 0)
         if self._wanted.short(tally):
-            self._short_since = now if self._short_since is None else self._short_since
-            at = act_at(self._short_since, tally.available, self._wanted.spare, now)
-            if at > now:
-                self._wake(at)
-                return
-        else:
-            self._short_since = None
-        if self._short_since is not None or self._has_surplus(tally.available):
+            if not self._gathering.patient(tally, self._wanted.spare, now):
+                self._turn()
+        elif self._has_surplus(tally):
             self._turn()
         else:
             self._sleep([])
 
-    def _has_surplus(self, available: int) -> bool:
-        if available <= self._wanted.spare:
+    def _has_surplus(self, tally: Tally) -> bool:
+        spare = tally.available - tally.waiting - self._wanted.spare
+        if spare <= 0:
             return False
         if self._wanted.whole_enis:
-            spare = available - self._wanted.spare
             return any(not held.owned and held.total <= spare and held.eni.freeable for held in self.pool.held())
         return True
 
@@ -106,14 +105,13 @@ class OurNode(PacedNode):
             last_decrease=self._last_decrease,
             pending=self._pending,
         )
-        self._short_since = None
-        for step in steps:
-            if not isinstance(step, Wait):
-                at = self.pacer.free_at(first_call(step), now)
-                if at > now:
-                    self._wake(at)
-                else:
-                    self._start(step)
+        ready, again = self._gathering.due(
+            steps, self.pool.tally(now, 0), self._wanted.spare, now, lambda action: self.pacer.free_at(action, now)
+        )
+        for step in ready:
+            self._start(step)
+        if again < inf:
+            self._wake(again)
         self._sleep(steps)
         self._ready_if_so()
 
@@ -289,6 +287,8 @@ class OurNode(PacedNode):
                 yield pause_s
                 pause_s *= 1.5
                 (interface,) = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
+            if self.slots is not None:
+                self.slots.discard((attachment.card, attachment.device))
         self.pool.remove_eni(eni_id)
         assert eni is not None
         yield from self.delete(eni_id, 1 + sum(block.size for block in eni.blocks))

@@ -26,7 +26,7 @@ AGAIN_S = 2.0
 
 
 class PacedNode(Node):
-    """A node with a pacer. `subnets` is the last answer about them."""
+    """A node with a pacer. `subnets` is the last answer about them, `slots` the (card, device) pairs in use."""
 
     def prepare(self) -> None:
         """Before the first call."""
@@ -34,7 +34,7 @@ class PacedNode(Node):
         self.subnets: dict[str, Subnet] = {}
         self._subnets_at = float("-inf")
         self._claimed: set[tuple[int, int]] = set()  # (card, device) of ENIs that are being attached
-        self._slots: set[tuple[int, int]] | None = None  # (card, device) in use, as far as this node knows
+        self.slots: set[tuple[int, int]] | None = None  # None: not known
         self.groups: tuple[str, ...] = ()
 
     def call(self, action: str, effect: Callable[[], T], *, first: bool = False) -> Process[T]:
@@ -69,7 +69,7 @@ class PacedNode(Node):
         mine = place(found, own)
         if mine is not None:
             self.pacer.told(mine, self.timeline.now)
-            self._slots = {slot for each in found if each.instance_id == own for slot in each.slots}
+            self.slots = {slot for each in found if each.instance_id == own for slot in each.slots}
 
     def know_subnets(self, *, anew: bool = False) -> Process[list[Subnet]]:
         """The subnets that new ENIs may be made in, best first; asked for when the last answer is old."""
@@ -93,17 +93,17 @@ class PacedNode(Node):
         self.record.enis.add(1, self.timeline.now)
         self.record.created += 1
         try:
-            if self._slots is None:
+            if self.slots is None:
                 slots = yield from self.call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
-                self._slots = set(slots)
-            taken = self._slots | self._claimed
+                self.slots = set(slots)
+            taken = self.slots | self._claimed
             device = next(each for each in range(100) if (card, each) not in taken)
             self._claimed.add((card, device))
             try:
                 attachment = yield from self.call(
                     "AttachNetworkInterface", lambda: ec2.attach(eni_id, instance_id, device, card)
                 )
-                self._slots.add((card, device))
+                self.slots.add((card, device))
             finally:
                 self._claimed.discard((card, device))
         except CloudError:
