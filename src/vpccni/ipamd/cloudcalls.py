@@ -34,6 +34,10 @@ LONGEST_TURN_S = 300.0  # whatever the pacer makes of a long outage: a node does
 class Postponed(CloudError):
     """EC2 throttled the first call of a step: nothing has begun, and the step is planned anew when its turn comes."""
 
+    def __init__(self, refusal: CloudError) -> None:
+        super().__init__(refusal.action, refusal.why)
+        self.__dict__.update(refusal.__dict__)
+
 
 @dataclass(slots=True)
 class Pace:
@@ -90,10 +94,7 @@ class CloudCalls:
                 facts = {"action": action, "again_in_s": round(again_at - now, 1)}
                 log.info("EC2 throttles us", extra={"facts": facts})
                 if first:
-                    raise Postponed(
-                        error.action, error.why, aws_code=error.aws_code, code=error.error_code, hint=error.hint,
-                        evidence=error.evidence, retryable=True,
-                    ) from error  # fmt: skip
+                    raise Postponed(error) from error
                 if again_at > deadline:
                     raise
             else:
