@@ -123,8 +123,7 @@ class Pool:
     def next_rest(self, now: float) -> float | None:
         """When time alone changes the counters: an address leaves its cooldown, or a pod that waits is given up on."""
         self._rest(now)
-        times = [at for at in (self._cooldown.next_rest(), self._waiting.next_end()) if at is not None]
-        return min(times, default=None)
+        return min(filter(None, (self._cooldown.next_rest(), self._waiting.next_end())), default=None)
 
     def tally(self, now: float, card: int | None = None, *, prefixes_only: bool = False) -> Tally:
         """Sums over all ENIs, or over those of one network card. O(ENIs); O(blocks) when `prefixes_only`."""
@@ -260,7 +259,8 @@ class Pool:
             if best is None:
                 unpaired = sum(held.unpaired for held in self._inventory.order if held.eni.card == card)
                 tally, rests_in_s = self.tally(now, card), self._cooldown.rests_in(now)
-                self._waiting.refused(pod, now)
+                if card == 0:
+                    self._waiting.refused(pod, now)
                 raise refusal.no_address(pod, card, tally, rests_in_s, len(self._inventory.enis), unpaired)
             chosen.append(best)
         egress = self.local.take() if self.local is not None else None
