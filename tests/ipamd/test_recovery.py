@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from vpccni.core import conventions
@@ -64,6 +65,19 @@ def test_pods_of_the_go_daemon_are_taken_over_from_its_file() -> None:
     found = recover(JournalState(), [entry(grant())], [wired(grant(), alias=False)], NOW)
     assert [each.key for each in found.grants] == [PodKey("aws-cni", "abc", "eth0")]
     assert found.grants[0].assigned_at == 900.0
+
+
+def test_a_pod_of_the_go_daemon_with_several_interfaces_keeps_all_its_addresses() -> None:
+    one = grant()
+    both = replace(one, addresses=(*one.addresses, GrantedAddress(IPv4Address("10.0.1.5"), "", 1, 1, 10101)))
+    at = PodAddress(IPv4Address("10.0.1.5"), 10101, 1, 1)
+    second = Link(conventions.host_link_name("eni", one.pod.namespace, one.pod.name, 1), index=8, kind="veth")
+    kernel = [wired(one, alias=False), ObservedPod(second, None, (at,))]
+    found = recover(JournalState(), allocation_of(both), kernel, NOW)
+    assert [each.key for each in found.grants] == [one.key]
+    assert {each.address for each in found.grants[0].addresses} == {each.address for each in both.addresses}
+    other = replace(kernel[1], link=replace(second, name="eni00000000000"))
+    assert "released" in recover(JournalState(), allocation_of(both), [kernel[0], other], NOW).notes[0]
 
 
 def test_an_entry_of_the_go_daemon_whose_pod_is_gone_is_dropped() -> None:

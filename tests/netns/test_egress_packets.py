@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
+from failing import Failing
 
 from vpccni.core import conventions as c
 from vpccni.core import egress
@@ -17,6 +18,7 @@ from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.podcheck import check
+from vpccni.netlink.errors import NetlinkError
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import Link, add
@@ -33,8 +35,8 @@ class Family:
     version: int
     node: str
     outside: str
-    pods: tuple[str, str]
-    local: tuple[str, str]
+    pods: tuple[str, ...]
+    local: tuple[str, ...]
     gateway: str
 
 
@@ -43,16 +45,16 @@ FAMILIES = [
         version=4,
         node="192.0.2.10",
         outside="203.0.113.10",
-        pods=("2001:db8::a", "2001:db8::b"),
-        local=("169.254.172.2", "169.254.172.3"),
+        pods=("2001:db8::a", "2001:db8::b", "2001:db8::c"),
+        local=("169.254.172.2", "169.254.172.3", "169.254.172.4"),
         gateway="192.0.2.1",
     ),
     Family(
         version=6,
         node="2001:db8:1::10",
         outside="2001:db8:2::10",
-        pods=("10.0.0.101", "10.0.0.102"),
-        local=("fd00::ac:2", "fd00::ac:3"),
+        pods=("10.0.0.101", "10.0.0.102", "10.0.0.103"),
+        local=("fd00::ac:2", "fd00::ac:3", "fd00::ac:4"),
         gateway="2001:db8:1::1",
     ),
 ]
@@ -194,6 +196,22 @@ def test_the_pod_looks_like_the_worked_example(world):
         own = [line for line in world.node.ip("-6", "addr", "show", world.wirings[0][1].link.name) if "inet6" in line]
         assert own[0].startswith(f"inet6 {gateway}/64") and "tentative" not in own[0], "nobody waits for detection"
     assert pod.ip("link", "show", name)[0].startswith("3: ")
+
+
+def test_a_failure_at_any_step_of_either_interface_leaves_the_kernel_as_it_was(world, spaces):
+    pod, wirings = spaces("pod-c"), pod_wirings(world.family, 2)
+    steps = sum(1 + len(each.pod_requests) + len(each.host_requests) for each in wirings)
+    before = world.node.state(), pod.state()
+    for step in range(steps):
+        Failing.budget = step
+        with NodeKernel(world.node.fd, Failing) as kernel, pytest.raises(NetlinkError):
+            kernel.wire_all(wirings, pod.fd, fresh=True)
+        assert (world.node.state(), pod.state()) == before, f"step {step} of {steps}"
+    Failing.budget = steps
+    with NodeKernel(world.node.fd, Failing) as kernel:
+        kernel.wire_all(wirings, pod.fd, fresh=True)
+    world.pods.append(pod)
+    assert world.out(2) == world.family.node
 
 
 def test_a_repeated_add_and_check_see_both_interfaces_and_a_failure_takes_both_back(world):

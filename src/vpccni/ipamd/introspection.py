@@ -43,12 +43,14 @@ def enis(pool: Pool, now: float) -> Json:
 
 
 def pods(pool: Pool) -> Json:
-    """`/v1/pods`: `<pod>_<namespace>_<container id>` -> address and device number; `IPs` of a pod with several."""
+    """`/v1/pods`: `<pod>_<namespace>_<container id>` -> address and device number; `IPs` of a pod with several,
+    `EgressIP` of one with a local address."""
     return {
         f"{grant.pod.name}_{grant.pod.namespace}_{grant.key.container_id}": {
             "IP": str(grant.addresses[0].address),
             "DeviceNumber": grant.addresses[0].device,
             **({"IPs": [str(at.address) for at in grant.addresses]} if len(grant.addresses) > 1 else {}),
+            **({"EgressIP": str(grant.egress)} if grant.egress is not None else {}),
         }
         for grant in pool.grants()
     }

@@ -122,8 +122,9 @@ def _is_wired(grant: Grant, pod: ObservedPod) -> bool:
     if pod.alias is not None:
         return pod.alias.is_of(grant.key.network, grant.key.container_id, grant.key.ifname)
     # Wired by the Go implementation: only the name of the pod is in the link's name. Without one nothing contradicts.
-    suffix = conventions.name_suffix(grant.pod.namespace, grant.pod.name)
-    return not grant.pod.name or pod.link.name.endswith(suffix)
+    nics = range(len(grant.addresses))
+    suffixes = tuple(conventions.name_suffix(grant.pod.namespace, grant.pod.name, nic) for nic in nics)
+    return not grant.pod.name or pod.link.name.endswith(suffixes)
 
 
 def _key_of(pod: ObservedPod) -> PodKey:
