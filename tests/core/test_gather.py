@@ -26,8 +26,8 @@ SHRINK = UnassignBlocks("eni-0", (Block(IPv4Network("10.0.0.9/32")),), "over")
 SOME, NONE = Tally(total=9, assigned=5), Tally(total=9, assigned=9)
 
 
-def at_once(_action: str) -> float:
-    return 0.0
+def at_once(_action: str, now: float) -> float:
+    return now
 
 
 def refuse(pool: Pool, count: int, now: float, attempt: int = 0) -> None:
@@ -108,7 +108,7 @@ def test_a_shortage_that_is_over_leaves_no_trace() -> None:
 def test_a_step_whose_first_call_has_to_wait_is_dropped_until_then_and_others_begin() -> None:
     throttled = {"AssignPrivateIpAddresses": 42.0}
     ready, again = Gathering().due(
-        [GROW, SHRINK, Wait("eni-limit", None, "")], NONE, 5, 10.0, lambda action: throttled.get(action, 0.0)
+        [GROW, SHRINK, Wait("eni-limit", None, "")], NONE, 5, 10.0, lambda action, now: throttled.get(action, now)
     )
     assert (ready, again) == ([SHRINK], 42.0)
 

@@ -28,11 +28,12 @@ class Gathering:
         return self._short_since is not None and act_at(self._short_since, tally, spare, now) > now
 
     def due(
-        self, steps: Sequence[Step], tally: Tally, spare: int, now: float, free_at: Callable[[str], float]
+        self, steps: Sequence[Step], tally: Tally, spare: int, now: float, free_at: Callable[[str, float], float]
     ) -> tuple[list[Step], float]:
         """The steps to run now, and when to plan again because of the others (infinity: no need).
 
-        `tally` and `spare` are the first card's counters and target; `free_at(action)` is when EC2 may be asked.
+        `tally` and `spare` are the first card's counters and target; `free_at(action, now)` is when EC2 may be asked,
+        `now` at the earliest.
         """
         growth = [step for step in steps if isinstance(step, AssignBlocks | AttachEni)]
         if not growth:
@@ -45,7 +46,7 @@ class Gathering:
         for step in steps:
             if isinstance(step, Wait):
                 continue
-            at = free_at(first_call(step))
+            at = free_at(first_call(step), now)
             if isinstance(step, AssignBlocks | AttachEni):
                 at = max(at, gathered_at)
             if at > now:

@@ -101,10 +101,9 @@ class CloudCalls:
                 pace.pacer.admitted(action, pace.clock.now())
                 return answer
 
-    def free_at(self, action: str) -> float:
-        """When a call of the action could be made, on the pace's clock; nothing is reserved."""
-        pace = self._pace
-        return float("-inf") if pace is None else pace.pacer.free_at(action, pace.clock.now())
+    def free_at(self, action: str, now: float) -> float:
+        """When a call of the action could be made, `now` at the earliest; nothing is reserved."""
+        return now if self._pace is None else self._pace.pacer.free_at(action, now)
 
     def told(self, place: Place) -> None:
         """The node's place among those that start with it: its turn, should EC2 refuse calls."""

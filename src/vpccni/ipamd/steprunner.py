@@ -94,9 +94,9 @@ class StepRunner:
                 self._holds.failed(error, self._clock.now(), attaching=isinstance(step, AttachEni))
             raise
 
-    def free_at(self, action: str) -> float:
-        """When EC2 may be asked for that."""
-        return self._calls.free_at(action)
+    def free_at(self, action: str, now: float) -> float:
+        """When EC2 may be asked for that, `now` at the earliest."""
+        return self._calls.free_at(action, now)
 
     async def reconcile(self) -> list[str]:
         """End what stayed open, compare the pool with EC2 and correct it; the kinds of corrections made."""

@@ -105,9 +105,7 @@ class OurNode(PacedNode):
             last_decrease=self._last_decrease,
             pending=self._pending,
         )
-        ready, again = self._gathering.due(
-            steps, self.pool.tally(now, 0), self._wanted.spare, now, lambda action: self.pacer.free_at(action, now)
-        )
+        ready, again = self._gathering.due(steps, self.pool.tally(now, 0), self._wanted.spare, now, self.pacer.free_at)
         for step in ready:
             self._start(step)
         if again < inf:
