@@ -107,9 +107,7 @@ def test_a_shortage_that_is_over_leaves_no_trace() -> None:
 
 def test_a_step_whose_first_call_has_to_wait_is_dropped_until_then_and_others_begin() -> None:
     throttled = {"AssignPrivateIpAddresses": 42.0}
-    ready, again = Gathering().due(
-        [GROW, SHRINK, Wait("eni-limit", None, "")], NONE, 5, 10.0, lambda action, now: throttled.get(action, now)
-    )
+    ready, again = Gathering().due([GROW, SHRINK, Wait("eni-limit", None, "")], NONE, 5, 10.0, throttled.get)
     assert (ready, again) == ([SHRINK], 42.0)
 
 
