@@ -12,8 +12,8 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from vpccni.core.nodenet import EniNet, NodeNet
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, PodWiring, wiring
 from vpccni.host import podcheck
 from vpccni.host.kernel import NodeKernel
-from vpccni.host.node import converge
+from vpccni.host.node import Pods, converge
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import Link, add
@@ -152,13 +152,19 @@ def world(spaces) -> Iterator[World]:
         yield made
 
 
-def test_everybody_reaches_everybody_at_once_and_sees_who_it_is(world):
+@pytest.mark.parametrize("layout", ["per-pod", "shared"])
+def test_everybody_reaches_everybody_at_once_and_sees_who_it_is(world, layout):
     pairs = [
         (POD_A, POD_B), (POD_B, POD_A), (POD_A, PEER), (POD_B, PEER), (PEER, POD_A), (PEER, POD_B), (POD_A, OUTSIDE),
         (POD_B, OUTSIDE), (OUTSIDE, POD_B), (NODE, POD_A), (NODE, POD_B), (POD_A, NODE), (POD_B, NODE), (NODE, OUTSIDE),
     ]  # fmt: skip
     for space, link in ((world.places[POD_A], "eth0"), (world.node, host_link_name("eni", "default", "web-0"))):
         assert not any("tentative" in line for line in space.ip(f"-6 addr show dev {link}")), "nothing is on probation"
+    if layout == "shared":
+        pods = Pods([wired.attachment for wired in world.wirings.values()])
+        sources = {ip_network(f"{ON_PRIMARY}/80"): 254, ip_network(f"{ON_SECOND}/80"): 2}
+        converge(world.kernel, replace(world.setup, layout="shared", sources=sources), pods)
+        assert not [line for line in world.node.ip("-6 rule") if POD_A in line or line.endswith(f"{POD_B} lookup 2")]
     assert {pair: world.seen(*pair) for pair in pairs} == {pair: pair[0] for pair in pairs}
 
 
