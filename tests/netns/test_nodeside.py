@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon makes of EC2's interfaces in the kernel, in an IPv4, an IPv6 and a dual-stack node."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address, ip_network
+
+import pytest
+from test_attachments import Memory, Standing
+
+from vpccni.aws.values import Attachment, Interface
+from vpccni.host.firewall import Firewall
+from vpccni.host.kernel import NodeKernel
+from vpccni.host.node import Pods
+from vpccni.ipamd.nodeside import NodeSide
+from vpccni.ipamd.repair import Repairs
+from vpccni.ipamd.worker import Worker
+from vpccni.netlink.namespace import inside
+from vpccni.settings import parse
+
+pytestmark = pytest.mark.netns
+
+MACS = ("02:00:00:00:00:10", "02:00:00:00:00:20")
+ENVIRONS = {
+    "IPv4": {},
+    "IPv6": {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"},
+    "dual stack": {"VPCCNI_DUAL_STACK": "true"},
+}
+TABLES = {
+    "IPv4": {"-4": ["default via 10.0.0.1 dev eth1", "10.0.0.1 dev eth1 scope link"], "-6": []},
+    "IPv6": {"-4": [], "-6": ["fe80:ec2::1 dev eth1 metric 1024", "default via fe80:ec2::1 dev eth1 metric 1024"]},
+}
+TABLES["dual stack"] = {"-4": TABLES["IPv4"]["-4"], "-6": TABLES["IPv6"]["-6"]}
+
+
+class NoPods:
+    """A node without pods."""
+
+    def pods(self) -> Pods:
+        return Pods([])
+
+    def sources(self) -> dict[object, int]:
+        return {}
+
+
+def interfaces(*, own_ipv6: bool) -> list[Interface]:
+    """A primary ENI and a second one, each with a /80, the second perhaps without an IPv6 address of its own."""
+    made = []
+    for device, mac in enumerate(MACS):
+        own = [ip_address(f"2001:db8::{device + 1}0")] if own_ipv6 or not device else []
+        secondary = [ip_address(f"10.0.0.{device + 1}1")]
+        made.append(
+            Interface(
+                f"eni-{device}", mac, "subnet-1", ip_address(f"10.0.0.{device + 1}0"), (*secondary, *own),
+                (ip_network(f"2001:db8:0:0:{device + 1}::/80"),), attachment=Attachment("a", "i", device),
+            )
+        )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("own_ipv6", [True, False])
+@pytest.mark.parametrize("family", ENVIRONS)
+def test_each_family_of_the_settings_gets_its_objects_and_no_other(spaces, family, own_ipv6):
+    space = spaces("node")
+    for number, mac in enumerate(MACS):
+        space.dummy(f"eth{number}", mac=mac)
+    space.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+
+    async def story(kernel: NodeKernel) -> None:
+        worker = Worker(asyncio.get_running_loop(), Memory(), lambda error: None)
+        with inside(space.fd):
+            worker.start()
+        repairs = Repairs(lambda: 1000.0, lambda kind: None)
+        settings = parse({**ENVIRONS[family], "AWS_VPC_ENI_MTU": "1500"})
+        side = NodeSide(settings, MACS[0], worker, kernel, Firewall(), Standing(), NoPods(), repairs)
+        side.subnets = {"subnet-1": (ip_network("10.0.0.0/24"), ip_network("2001:db8::/64"))}
+        try:
+            await side.keep(interfaces(own_ipv6=own_ipv6))
+            await side.keep(interfaces(own_ipv6=own_ipv6))
+            assert not repairs.by_kind, "the second pass finds nothing to do"
+        finally:
+            worker.stop()
+
+    with NodeKernel(space.fd) as kernel:
+        asyncio.run(story(kernel))
+    for flag, table in TABLES[family].items():
+        shown = space.ip(f"{flag} route show table 2") if table else []
+        assert [line.replace(" proto 91", "").removesuffix(" pref medium") for line in shown] == table
+        rules = [line.removesuffix(" proto 91") for line in space.ip(f"{flag} rule")]
+        assert ("1024: from all fwmark 0x80/0x80 lookup main" in rules) == bool(table)
+        address = {"-4": "10.0.0.20", "-6": "2001:db8::20"}[flag]
+        expected = bool(table) and (flag == "-4" or own_ipv6)
+        assert (f"32765: from {address} lookup 2" in rules) == expected
+        assert any(f" {address}/" in line for line in space.ip(f"{flag} addr show dev eth1")) == expected
+    everything = "".join(space.ip("addr"))
+    assert "10.0.0.21" not in everything and "2001:db8:0:0:2:" not in everything, "pods' addresses are not the node's"
+    read = lambda key: space.run("sysctl", "-n", key).strip()  # noqa: E731
+    assert read("net.ipv4.ip_forward") == str(int(family != "IPv6"))
+    forwards = [read("net.ipv6.conf.all.forwarding"), read("net.ipv6.conf.eth0.accept_ra")]
+    assert (forwards == ["1", "2"]) == (family != "IPv4")
