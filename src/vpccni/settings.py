@@ -122,6 +122,9 @@ class Settings:
     rule_layout: Literal["per-pod", "shared"] = _var(
         "VPCCNI_RULE_LAYOUT", choice("per-pod", "shared"), "per-pod", "rules of each pod, or few rules for all pods"
     )
+    repair_interval_s: int = _var(
+        "VPCCNI_REPAIR_INTERVAL", integer(1, 3600), 60, "seconds between two full comparisons of the kernel's state"
+    )
     disable_tcp_early_demux: bool = _var("DISABLE_TCP_EARLY_DEMUX", BOOL, False, "for probes of branch ENI pods")
     pod_sg_enforcing_mode: Literal["strict", "standard"] = _var(
         "POD_SECURITY_GROUP_ENFORCING_MODE", choice("strict", "standard"), "strict", "with ENABLE_POD_ENI"

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from vpccni.core import conventions as c
 from vpccni.core.podseen import is_pod_link
+from vpccni.core.snat import is_own_chain
 from vpccni.netlink.values import Address, IPAddress, IPInterface, IPNetwork, Link, Neighbour, Route, Rule, Value
 
+_SHARED_CHAINS = frozenset({"PREROUTING", "POSTROUTING", "FORWARD"})
 _NODE_PRIORITIES = frozenset({c.RULE_TO_POD, c.RULE_MARK, c.RULE_EXTERNAL_SERVICE, c.RULE_FROM_POD, c.RULE_FROM_ENI})
 
 
@@ -52,6 +54,16 @@ def concerns(verb: str, value: Value | None, known: Known) -> bool:
         return known.held(address) and (verb == "del" or value.protocol != c.PROTOCOL)
     ours = value.table in known.tables
     return ours and (verb == "del" or value.protocol != c.PROTOCOL)
+
+
+def firewall_concerns(verb: str, table: str, chain: str) -> bool:
+    """The same for a change of firewall rules, told by the chain where it happened.
+
+    Others add to the kernel's own chains all the time, which is no harm to what is there.
+    """
+    if verb == "resync" or is_own_chain(chain) or table == c.NFT_TABLE:
+        return True
+    return verb == "del" and (chain in _SHARED_CHAINS or not chain)
 
 
 def _link_is_wrong(link: Link, known: Known) -> bool:

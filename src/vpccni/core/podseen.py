@@ -152,8 +152,8 @@ def wired(seen: Iterable[ObservedPod], pods: Iterable[PodAttachment]) -> dict[Li
     return found
 
 
-def link_of(veth: Link, pod: PodAttachment, mtu: int = 0) -> Link:
-    """The host veth of a pod as it should be. `mtu` 0: unknown. One that the Go implementation made has no alias and
+def link_of(veth: Link, pod: PodAttachment, mtu: int) -> Link:
+    """The host veth of a pod as it should be. One that the Go implementation made has no alias and
     stays as it is, but for being up."""
     if c.parse_alias(veth.alias) is None and veth.group != c.VETH_GROUP:
         return Link(veth.name, index=veth.index, mtu=mtu, up=True)

@@ -48,6 +48,10 @@ class Firewall:
         """Take all rules and chains of ours out of the tables of one address family."""
         return self.apply(nothing(version))
 
+    def sends_events(self) -> bool:
+        """Whether the kernel tells of changes: not of those of iptables' legacy variant."""
+        return "legacy" not in self._run("find the variant of iptables", "iptables", "--version")
+
     def remove_nft_backend(self) -> bool:
         """Delete the nftables table in which the Go implementation may have kept its connection mark rules.
 

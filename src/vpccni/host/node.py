@@ -11,7 +11,7 @@ there before anything old goes, so that no packet meets a gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from vpccni.core import conventions as c
@@ -30,14 +30,14 @@ FAMILIES = (4, 6)
 class Pods:
     """Which pods the node has now. Objects of `spared` addresses are left alone: a transition is under way.
 
-    `mtus` is what the MTU of a host veth was (by index) when it was made or first seen: settings may have changed
-    since, and the end in the pod keeps what it got.
+    `mtus` is what the MTU of a host veth was (by index) when it was made or, which `compare` adds, first seen: settings
+    may have changed since, and the end in the pod keeps what it got.
     """
 
     attachments: Sequence[PodAttachment]
     spared: frozenset[IPAddress] = frozenset()
     veth_prefix: str = c.VETH_PREFIX
-    mtus: Mapping[int, int] = field(default_factory=dict)
+    mtus: dict[int, int] = field(default_factory=dict)
 
 
 def compare(kernel: NodeKernel, node: NodeNet, pods: Pods | None = None) -> Difference:
@@ -53,7 +53,7 @@ def compare(kernel: NodeKernel, node: NodeNet, pods: Pods | None = None) -> Diff
         have += [*veths, *podseen.owned((value for value in seen if _address_of(value) not in spared), live)]
         want += podseen.desired(live, node.layout)
         for link, (pod, addresses) in veths.items():
-            want.append(podseen.link_of(link, pod, pods.mtus.get(link.index, 0)))
+            want.append(podseen.link_of(link, pod, pods.mtus.setdefault(link.index, link.mtu)))
             written += link_sysctls(link.name, addresses)
     return Difference(
         requests=tuple(diff(have, want)),

@@ -177,8 +177,14 @@ class Attachments:
                     blocks[conventions.host_network(address)] = at.table
         return blocks
 
-    def at_rest(self, key: PodKey) -> bool:
-        """Whether an attachment is wired and has no transition under way."""
+    def held(self, address: IPAddress) -> bool:
+        """Whether a pod at rest has the address."""
+        key = self.pool.owner(address)
+        return key is not None and key not in self._busy
+
+    def wired(self, alias: conventions.PodAlias) -> bool:
+        """Whether the attachment that a link's alias names is wired and at rest."""
+        key = PodKey(alias.network, alias.container_id, alias.ifname)
         return key not in self._busy and self.pool.grant(key) is not None
 
     def tally(self) -> Tally:

@@ -45,6 +45,7 @@ from vpccni.ipamd.sizing import Sizing, cordoned, sizing
 from vpccni.ipamd.steprunner import StepRunner
 from vpccni.ipamd.upkeep import Upkeep
 from vpccni.ipamd.view import NodeView
+from vpccni.ipamd.watch import Watch
 from vpccni.ipamd.worker import Job, Worker
 from vpccni.settings import Settings
 
@@ -112,6 +113,8 @@ class BringUp:
             self.engine = self._engine(runner, size)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
+                watch = Watch(side, parts.settings.repair_interval_s, parts.clock, parts.rng)
+                tasks.create_task(watch.run(), name="watch")
                 if 4 in parts.settings.versions:  # nothing of IPv6 is ever translated
                     tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
                 if parts.settings.provisioning:

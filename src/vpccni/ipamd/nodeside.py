@@ -18,7 +18,9 @@ from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
 from vpccni.core import conventions, egress, snat
 from vpccni.core.difference import Difference
-from vpccni.core.nodenet import EniNet, NodeNet
+from vpccni.core.drift import Known
+from vpccni.core.nodenet import EniNet, NodeNet, sysctls
+from vpccni.core.podnet import Sysctl
 from vpccni.errors import HostError
 from vpccni.host import node as host_node
 from vpccni.host.firewall import Firewall
@@ -43,6 +45,12 @@ class Tenants(Protocol):
 
     def sources(self) -> dict[IPNetwork, int]:
         """Every block that pods have or may get addresses of, with its ENI's route table."""
+
+    def held(self, address: IPAddress) -> bool:
+        """Whether a pod at rest has the address."""
+
+    def wired(self, alias: conventions.PodAlias) -> bool:
+        """Whether the attachment that a link's alias names is wired and at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,8 @@ class NodeSide:
         self.egress_from: IPAddress | None = None
         self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
         self._wanted: NodeNet | None = None
+        self._mtus: dict[int, int] = {}
+        self._sysctls: tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]] = ((), ())  # of the node, of host veths
         self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
 
     async def attached(self, interface: Interface) -> None:
@@ -123,6 +133,10 @@ class NodeSide:
         pods, sources, held = self._tenants.pods(), self._sources(), self.repairs.held()
         outcome = await self._worker.submit(Job(lambda: self._converge(pods, sources, held)))
         assert isinstance(outcome, Outcome)
+        self._mtus = pods.mtus
+        node = frozenset(sysctls(self._wanted)) if self._wanted is not None else frozenset()
+        every = outcome.done.desired_sysctls
+        self._sysctls = tuple(node), tuple(each for each in every if each not in node)
         if not outcome.news:
             self.repairs.made(outcome.done.changes)
             return
@@ -171,6 +185,41 @@ class NodeSide:
             if transaction:
                 log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
             self._egress_applied = wanted
+
+    def firewall_sends_events(self) -> bool:
+        """Whether changes of iptables rules can be watched; for a thread."""
+        return self._firewall.sends_events()
+
+    async def restore_firewall(self) -> None:
+        """Put rules right that somebody else changed. Nothing is known before the first `translate`."""
+        for wanted in filter(None, (self._applied, self._egress_applied)):
+            subject = f"firewall of IPv{wanted.version}: {', '.join(table.name for table in wanted.tables)}"
+            if self.repairs.may(subject):
+                transaction = await asyncio.to_thread(self._firewall.apply, wanted)
+                if transaction:
+                    self.repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
+
+    def watched_sysctls(self) -> tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]]:
+        """Kernel settings of the node, and those of host veths."""
+        return self._sysctls
+
+    async def differing(self, settings: Sequence[Sysctl]) -> list[Sysctl]:
+        """Those that have another value in the kernel."""
+        found = await self._worker.submit(Job(lambda: self._kernel.differing_sysctls(settings)))
+        assert isinstance(found, list)
+        return found
+
+    def known(self) -> Known:
+        """What events are judged by."""
+        enis = self._wanted.enis if self._wanted is not None else ()
+        return Known(
+            enis={eni.link.index: None if eni.primary else eni.interfaces for eni in enis},
+            tables=frozenset(eni.table for eni in enis if not eni.primary),
+            mtu=self._settings.eni_mtu,
+            mtus=self._mtus,
+            held=self._tenants.held,
+            wired=self._tenants.wired,
+        )
 
     def _sources(self) -> dict[IPNetwork, int]:
         """Every block that pods may have addresses of, with its ENI's table; what arrives is not in the pool yet."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from math import inf
 
 from vpccni.core.difference import Change, command_of, kind_of, subject_of
 from vpccni.core.fights import Fight, Fights
@@ -33,6 +34,11 @@ class Repairs:
     def may(self, subject: str) -> bool:
         """Whether an object may be put right now."""
         return self._fights.may_repair(subject, self._now())
+
+    def next_pause_s(self) -> float:
+        """Seconds until something that is left alone may be put right; infinite when there is nothing."""
+        pauses = [each.held_until - self._now() for each in self.fights()]
+        return min((pause_s for pause_s in pauses if pause_s > 0), default=inf)
 
     def made(self, changes: Iterable[Change]) -> None:
         """These changes undid what somebody else did."""
