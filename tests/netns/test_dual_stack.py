@@ -59,7 +59,8 @@ def test_a_pod_is_added_checked_repeated_and_deleted(spaces, dual):
             rules = [line.removesuffix(f" proto {c.PROTOCOL}") for line in node.space.ip(f"{flag} rule")]
             assert f"512: from all to {address} lookup main" in rules
             assert f"1536: from {address} lookup 3" in rules
-        assert not [line for line in pod.ip("-6 addr show dev eth0") if "tentative" in line]
+        (own,) = [line for line in pod.ip("-6 addr show dev eth0") if "2001:db8:0:2::/128" in line]
+        assert "nodad" in own and "tentative" not in own
         assert await attachments.check(KEY, pod.fd) == []
         before = of_pods(node)
         assert (await attachments.add(KEY, POD, pod.fd)).grant == wired.grant
