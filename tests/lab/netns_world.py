@@ -14,7 +14,16 @@ import select
 import subprocess
 import time
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from pathlib import Path
 
 from vpccni.lab import boot
@@ -26,8 +35,8 @@ from vpccni.lab.cloud.events import (
     VpcChanged,
 )
 from vpccni.lab.fabric import Fabric
-from vpccni.lab.router import make_namespace
-from vpccni.lab.sockets import listener, namespace_handle, tcp_socket
+from vpccni.lab.router import EVERYWHERE, make_namespace
+from vpccni.lab.sockets import ANY, listener, namespace_handle, plain, tcp_socket
 from vpccni.lab.state import LabState
 from vpccni.lab.topology import HostSpec
 from vpccni.netlink import namespace
@@ -38,20 +47,35 @@ from vpccni.netlink.values import Address, Link, Neighbour, Route, add, set_link
 VPC, SUBNET = "vpc-1", "subnet-1"
 INTERNET, SITE = IPv4Address("198.51.100.10"), IPv4Address("203.0.113.169")
 CIDR = IPv4Network("10.20.0.0/24")
+INTERNET6, SITE6 = IPv6Address("2001:db8:f00d::10"), IPv6Address("2001:db8:cafe::169")
+VPC6, CIDR6 = IPv6Network("2001:db8:20:1a00::/56"), IPv6Network("2001:db8:20:1a00::/64")
+PRIMARY6 = {"a": "2001:db8:20:1a00::a", "b": "2001:db8:20:1a00::b"}
+GATEWAY = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::1")}  # of the pods
 _serial = itertools.count(1)
 
 
 @dataclass
 class World:
-    """Fabric, nodes `a` (10.20.0.10, public 192.0.2.10) and `b` (10.20.0.20, no public address)."""
+    """Fabric, nodes `a` (10.20.0.10, public 192.0.2.10) and `b` (10.20.0.20, no public address).
+
+    With 6 among the versions they have the addresses of `PRIMARY6` as well, and the hosts outside theirs.
+    """
 
     root: Path
+    versions: tuple[int, ...] = (4,)
     prefix: str = field(default_factory=lambda: f"vt-{os.getpid()}-{next(_serial)}")
 
     def __post_init__(self) -> None:
         self.state = LabState(self.root / "state", self.prefix)
-        self.fabric = Fabric(self.state, [HostSpec("internet", INTERNET), HostSpec("site", SITE, "private")])
-        self.fabric.apply([VpcChanged(VPC, (IPv4Network("10.20.0.0/16"),)), SubnetCreated(SUBNET, VPC, CIDR)])
+        hosts = [
+            HostSpec("internet", INTERNET, ipv6_address=INTERNET6),
+            HostSpec("site", SITE, "private", ipv6_address=SITE6),
+        ]
+        self.fabric = Fabric(self.state, hosts, self.versions)
+        blocks, subnet = ((VPC6,), CIDR6) if 6 in self.versions else ((), None)
+        self.fabric.apply(
+            [VpcChanged(VPC, (IPv4Network("10.20.0.0/16"),), blocks), SubnetCreated(SUBNET, VPC, CIDR, subnet)]
+        )
         self.macs: dict[str, str] = {}
         self.settle("fabric", "igw")
         self.settle("fabric", "site")
@@ -62,40 +86,45 @@ class World:
     def start(self, node: str, primary: str) -> None:
         boot.power_on(self.state.node_namespace(node))
         self.fabric.place(f"i-{node}", self.netns(node))
-        self.attach(node, 0, [primary])
+        ipv6 = [PRIMARY6[node]] if 6 in self.versions else []
+        self.attach(node, 0, [primary, *ipv6])
         with namespace_handle(self.netns(node)) as handle:
-            boot.configure(handle, IPv4Interface(f"{primary}/24"), IPv4Address("10.20.0.1"))
+            addresses = [IPv6Address(address) for address in ipv6]
+            boot.configure(handle, IPv4Interface(f"{primary}/24"), IPv4Address("10.20.0.1"), addresses)
+        if ipv6:
+            self.sysctl(node, "net.ipv6.conf.all.forwarding", "1")
         self.sysctl(node, "net.ipv4.conf.eth0.rp_filter", "2")
         self.settle("fabric", self.fabric.port_of(f"eni-{node}0"))
 
     def attach(self, node: str, device: int, addresses: list[str]) -> None:
         eni, mac = f"eni-{node}{device}", f"02:00:00:00:{node * 2}:{device:02d}"
         self.macs[eni] = mac
-        owned = tuple(IPv4Network(address) for address in addresses)
+        owned = tuple(ip_network(address) for address in addresses)
         self.fabric.apply([LinkAppears(f"i-{node}", eni, mac, device, 0, SUBNET, VPC, owned)])
 
     def own(self, eni: str, *addresses: str) -> None:
-        self.fabric.apply([AddressesChanged(eni, VPC, tuple(IPv4Network(address) for address in addresses))])
+        self.fabric.apply([AddressesChanged(eni, VPC, tuple(ip_network(address) for address in addresses))])
 
     def pod(self, node: str, address: str) -> str:
         """A pod behind a node, wired as simply as possible; returns its name."""
         name = f"pod-{address}"
         pod_fd = make_namespace(f"{self.prefix}-{name}")
         with namespace_handle(self.netns(node)) as node_fd, RouteSocket(node_fd) as outer, RouteSocket(pod_fd) as inner:
-            index = 500 + int(address.rsplit(".", 1)[1])
+            index = 500 + int(ip_address(address)) % 256
             mac, host_mac = f"02:00:00:01:00:{index % 100:02d}", f"02:00:00:02:00:{index % 100:02d}"
             far = Link("eth0", mac=mac, netns_fd=pod_fd)
             outer.run(add(Link(f"v{index}", index=index, kind="veth", mac=host_mac, up=True, peer=far)))
-            outer.run(add(Route(IPv4Network(address), index, scope="link")))
+            outer.run(add(Route(ip_network(address), index, scope="link")))
+            outer.run(add(Neighbour(ip_address(address), index, mac=mac)))
             link = inner.link("eth0")
             assert link
-            gateway = IPv4Address("169.254.1.1")
+            gateway = GATEWAY[ip_address(address).version]
             for request in (
                 set_link(Link("eth0", index=link.index, up=True)),
-                add(Address(IPv4Interface(address), link.index)),
-                add(Route(IPv4Network(gateway), link.index, scope="link")),
+                add(Address(ip_interface(address), link.index, nodad=True)),
+                add(Route(ip_network(gateway), link.index, scope="link")),
                 add(Neighbour(gateway, link.index, mac=host_mac)),
-                add(Route(IPv4Network("0.0.0.0/0"), link.index, gateway=gateway)),
+                add(Route(EVERYWHERE[gateway.version], link.index, gateway=gateway)),
             ):
                 inner.run(request)
         os.close(pod_fd)
@@ -126,8 +155,8 @@ class World:
         with contextlib.ExitStack() as stack:
             here = stack.enter_context(namespace_handle(self.netns(source)))
             there = stack.enter_context(namespace_handle(self.netns(destination)))
-            server = stack.enter_context(listener(there, "0.0.0.0", port))
-            client = stack.enter_context(tcp_socket(here))
+            server = stack.enter_context(listener(there, ANY, port))
+            client = stack.enter_context(tcp_socket(here, address))
             try:
                 client.connect_ex((address, port))
             except OSError:
@@ -136,7 +165,7 @@ class World:
                 return None
             accepted, peer = server.accept()
             accepted.close()
-            return str(peer[0])
+            return plain(peer[0])
 
     def close(self) -> None:
         self.fabric.router.close()

@@ -27,8 +27,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def changed(path: str, value: object) -> dict[str, Any]:
-    tree = copy.deepcopy(GOOD)
+def changed(path: str, value: object, tree: dict[str, Any] = GOOD) -> dict[str, Any]:
+    tree = copy.deepcopy(tree)
     *parents, last = path.split(".")
     place: Any = tree
     for step in parents:
@@ -87,6 +87,40 @@ def test_a_bad_value_is_refused_by_key(path: str, value: object, named: list[str
         topology.decode(changed(path, value))
     text = f"{refusal.value.message} {refusal.value.evidence}"
     assert all(word in text for word in named), text
+
+
+IPV6: dict[str, Any] = {**GOOD, "vpc": {**GOOD["vpc"], "ipv6_cidrs": ["2001:db8:1:aa00::/56"]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("subnet.0.ipv6_cidr", "2001:db8:1:aa00::/80", ["subnet[0].ipv6_cidr", "a /64 of 2001:db8:1:aa00::/56"]),
+        ("subnet.0.ipv6_cidr", "2001:db8:1:ab00::/64", ["subnet[0].ipv6_cidr", "a /64 of"]),
+        ("subnet.0.ipv6_cidr", "10.20.0.0/24", ["subnet[0].ipv6_cidr"]),
+        ("vpc.ipv6_cidrs", ["2001:db8::/64"], ["vpc.ipv6_cidrs[0]", "/44 to /60"]),
+        ("vpc.ipv6_cidrs", ["2001:db8::/56", "2001:db8::/48"], ["vpc.ipv6_cidrs[1]", "apart"]),
+        ("host.0.ipv6_address", "2001:db8:1:aa07::1", ["host[0].ipv6_address", "2001:db8:1:aa00::/56"]),
+        ("host.0.ipv6_address", "fe80::1", ["host[0].ipv6_address", "fe80::/10"]),
+    ],
+)
+def test_a_bad_ipv6_value_is_refused_by_key(path: str, value: object, named: list[str]) -> None:
+    with pytest.raises(TopologyError) as refusal:
+        topology.decode(changed(path, value, IPV6))
+    assert all(word in f"{refusal.value.message} {refusal.value.evidence}" for word in named), refusal.value.message
+
+
+def test_ipv6_of_a_file_is_read_as_written_and_belongs_to_one_subnet() -> None:
+    plan = topology.decode(changed("subnet.0.ipv6_cidr", "2001:db8:1:aa00::/64", IPV6))
+    assert str(plan.subnet[0].ipv6_cidr) == "2001:db8:1:aa00::/64" and plan.subnet[1].ipv6_cidr is None
+    assert plan.versions == (4, 6) and topology.decode(topology.encode(plan)) == plan
+    assert topology.decode(GOOD).versions == (4,)
+    with pytest.raises(TopologyError, match=r"subnet\[0\].ipv6_cidr .*which is empty"):
+        topology.decode(changed("subnet.0.ipv6_cidr", "2001:db8:1:aa00::/64"))
+    with pytest.raises(TopologyError, match="no other subnet has"):
+        tree = changed("subnet.0.ipv6_cidr", "2001:db8:1:aa00::/64", IPV6)
+        tree["subnet"][1]["ipv6_cidr"] = "2001:db8:1:aa00::/64"
+        topology.decode(tree)
 
 
 def test_a_file_that_is_not_toml_or_not_there_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def up(
     instance_type: Annotated[
         str | None, typer.Option(help="EC2 instance type of the nodes [default: m5.large]", show_default=False)
     ] = None,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="give VPC, nodes and hosts outside IPv6 as well")] = False,
     topology: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a TOML file instead of the default VPC")
     ] = None,
@@ -62,16 +63,18 @@ def up(
     from vpccni.lab import topology as topologies
     from vpccni.lab.up import bring_up
 
-    if topology is not None and (nodes is not None or instance_type is not None):
+    if topology is not None and (nodes is not None or instance_type is not None or ipv6):
         raise InputError(
-            "bring a lab up", "--topology says the nodes and their types; leave --nodes and --instance-type out"
+            "bring a lab up",
+            "--topology says nodes, types and address ranges; leave --nodes, --instance-type and --ipv6 out",
         )
     settings = assignments(env or [])
     if topology is not None:
         plan = topologies.load(topology, settings, seed)
     else:
         wanted = 2 if nodes is None else nodes
-        plan = topologies.default(wanted, instance_type or "m5.large", settings, 1 if seed is None else seed)
+        seed = 1 if seed is None else seed
+        plan = topologies.default(wanted, instance_type or "m5.large", settings, seed, ipv6=ipv6)
     if profile is not None:
         plan = topologies.with_profile(plan, profile)
     state = session(ctx).state
@@ -230,6 +233,7 @@ def _nodes(state: Any, inventory: dict[str, Any]) -> list[dict[str, Any]]:
                 "zone": node["zone"],
                 "private_address": node["private_address"],
                 "public_address": node["public_address"],
+                "ipv6_address": node["ipv6_address"],
                 "ready": alive and nodes.conflist(state, name).exists(),
                 "ipamd_pid": record.pid if record and alive else None,
                 "namespace": state.node_namespace(name),
@@ -253,7 +257,8 @@ def _print_nodes(rows: list[dict[str, Any]]) -> None:
         ["node", "instance", "type", "zone", "address", "public", "namespace", "ENIs", "pods", "state"],
         [
             (
-                row["name"], row["instance_id"], row["instance_type"], row["zone"], row["private_address"],
+                row["name"], row["instance_id"], row["instance_type"], row["zone"],
+                " ".join(filter(None, (row["private_address"], row["ipv6_address"]))),
                 row["public_address"], row["namespace"], len(row["enis"]), row["pods"], _ready(row),
             )
             for row in rows

@@ -17,7 +17,7 @@ import typer
 
 from vpccni.cli.output import EXIT_FAILURE, Format, Marked, OutputOption, emit, session, table
 from vpccni.errors import InputError
-from vpccni.lab.probe import Endpoint, Outcome, choose, endpoints, owners
+from vpccni.lab.probe import VERSIONS, Endpoint, Outcome, attempts, choose, endpoints, owners
 from vpccni.lab.probe import probe as run_probe
 
 MATRIX_LIMIT = 10  # more columns than this do not fit a screen
@@ -29,12 +29,17 @@ def probe(
         list[str] | None, typer.Option("--from", metavar="POD|NODE|HOST", help="[default: all pods]")
     ] = None,
     destination: Annotated[list[str] | None, typer.Option("--to", metavar="POD|HOST", help="[default: all]")] = None,
+    family: Annotated[
+        int | None, typer.Option(metavar="4|6", help="one IP version [default: all that both ends speak]")
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="per connection")] = 1.5,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Connect everybody to everybody with real TCP and say who the other side saw."""
     from vpccni.lab import control, nodes
 
+    if family not in (None, *VERSIONS):
+        raise InputError("probe", f"--family {family}: accepted are 4 and 6")
     state = session(ctx).state
     nodes.load_topology(state)
     inventory = control.ask(state, "GET", "/status")
@@ -43,8 +48,9 @@ def probe(
     sources = [choose(known, name, ("pod", "node", "host")) for name in source or []] or _of(known, "pod")
     targets = [choose(known, name, ("pod", "host")) for name in destination or []] or _of(known, "pod", "host")
     pairs = [(one, other) for one in sources for other in targets if one != other]
+    pairs = attempts(pairs, VERSIONS if family is None else (family,))
     if not pairs:
-        raise InputError("probe", "there is nothing to connect", hint="vpccni lab pod add NAME")
+        raise InputError("probe", "there is nothing to connect", hint="vpccni lab pod add NAME, or another --family")
     outcomes = asyncio.run(run_probe(pairs, owners(inventory, pods), timeout))
     failed = [outcome for outcome in outcomes if not outcome.reached]
     if output is Format.JSON:
@@ -64,17 +70,22 @@ def _of(known: Sequence[Endpoint], *kinds: str) -> list[Endpoint]:
 
 
 def _matrix(sources: Sequence[Endpoint], targets: Sequence[Endpoint], outcomes: Sequence[Outcome]) -> None:
-    found = {(outcome.source, outcome.destination): outcome for outcome in outcomes}
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault((outcome.source, outcome.destination), []).append(outcome)
     rows = []
     for source in sources:
-        cells = [_cell(found.get((source.label, target.label))) for target in targets]
-        rows.append([f"{source.label} {source.address}", *cells])
-    table(["from / seen as", *(f"{target.label} {target.address}" for target in targets)], rows)
+        cells = [_cells(found.get((source.label, target.label), ())) for target in targets]
+        rows.append([" ".join((source.label, *source.addresses)), *cells])
+    table(["from / seen as", *(" ".join((target.label, *target.addresses)) for target in targets)], rows)
 
 
-def _cell(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return ""
+def _cells(outcomes: Sequence[Outcome]) -> str:
+    """One line for each address that was tried."""
+    return Marked("\n".join(_cell(outcome) for outcome in outcomes))
+
+
+def _cell(outcome: Outcome) -> str:
     if not outcome.reached:
         return Marked(f"[red]{outcome.error}[/]")
     return Marked(f"[green]{outcome.seen_is}[/]" + ("" if outcome.seen_is == "own address" else f" {outcome.seen}"))

@@ -8,15 +8,17 @@ calls `power_on` before the instance's first link and `configure` after it.
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+from vpccni.aws.values import IPAddress
 from vpccni.errors import HostError
-from vpccni.lab.router import make_namespace, write_sysctls
+from vpccni.lab.router import EVERYWHERE, IPV6_GATEWAY, make_namespace, write_sysctls
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import Address, Link, Route, add, set_link
 
 PRIMARY_DEVICE = "eth0"
-PROTOCOL_DHCP = 16  # RTPROT_DHCP
+PROTOCOL_RA, PROTOCOL_DHCP = 9, 16  # RTPROT_RA, RTPROT_DHCP
 DHCP_METRIC = 512
 
 # Strict reverse-path filtering on new devices is what Amazon Linux 2 ships, and the reason why the daemon has to loosen
@@ -37,8 +39,14 @@ def power_on(name: str) -> None:
         os.close(handle)
 
 
-def configure(netns_fd: int, primary: IPv4Interface, gateway: IPv4Address) -> None:
-    """What DHCP configures on the primary interface: the address with the subnet's prefix, the default route."""
+def configure(netns_fd: int, primary: IPv4Interface, gateway: IPv4Address, ipv6: Sequence[IPv6Address] = ()) -> None:
+    """What DHCP configures on the primary interface: the address with the subnet's prefix, the default route.
+
+    IPv6 as DHCPv6 and router advertisements do: addresses of size one, and all else by the subnet's gateway.
+    """
+    if ipv6:
+        # A machine has been up for long when its first pod comes; the box does not wait 2 s for that.
+        write_sysctls(netns_fd, [(f"net/ipv6/conf/{PRIMARY_DEVICE}/accept_dad", "0")])
     with RouteSocket(netns_fd) as kernel:
         link = kernel.link(PRIMARY_DEVICE)
         if link is None:
@@ -46,8 +54,15 @@ def configure(netns_fd: int, primary: IPv4Interface, gateway: IPv4Address) -> No
         kernel.run(set_link(Link(PRIMARY_DEVICE, index=link.index, up=True)))
         broadcast = primary.network.broadcast_address
         kernel.run(add(Address(primary, link.index, dev=PRIMARY_DEVICE, broadcast=broadcast)))
-        default = Route(
-            IPv4Network("0.0.0.0/0"), link.index, dev=PRIMARY_DEVICE, gateway=gateway, protocol=PROTOCOL_DHCP,
-            prefsrc=primary.ip, metric=DHCP_METRIC,
-        )  # fmt: skip
-        kernel.run(add(default))
+        for address in ipv6:
+            kernel.run(add(Address(IPv6Interface(address), link.index, dev=PRIMARY_DEVICE, nodad=True)))
+        kernel.run(add(_default(link.index, gateway, PROTOCOL_DHCP, primary.ip)))
+        if ipv6:
+            kernel.run(add(_default(link.index, IPV6_GATEWAY, PROTOCOL_RA)))
+
+
+def _default(index: int, gateway: IPAddress, protocol: int, prefsrc: IPAddress | None = None) -> Route:
+    everywhere = EVERYWHERE[gateway.version]
+    return Route(
+        everywhere, index, dev=PRIMARY_DEVICE, gateway=gateway, protocol=protocol, prefsrc=prefsrc, metric=DHCP_METRIC
+    )

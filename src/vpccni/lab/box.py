@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any
 
 from vpccni.errors import TopologyError, VpcCniError
@@ -43,6 +43,7 @@ class BoxNode:
     instance_id: str
     primary: IPv4Address
     public: IPv4Address | None
+    ipv6: tuple[IPv6Address, ...]
     zone: str
 
 
@@ -61,7 +62,7 @@ class Box:
             region=topology.region,
             public_pool=topology.public_cidr,
         )
-        self.fabric = Fabric(state, topology.host)
+        self.fabric = Fabric(state, topology.host, topology.versions)
         self.metadata = MetadataEndpoints(self.fabric.router.fd, self.cloud.instance_metadata)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,13 +70,15 @@ class Box:
     # -- construction -----------------------------------------------------------------------------------------------
     async def build(self) -> None:
         """Create the VPC and start the instances, their primary interfaces cabled and configured."""
-        vpc = self.cloud.create_vpc(self.topology.vpc.cidrs, {"Name": "vpccni-lab"})
+        plan = self.topology.vpc
+        vpc = self.cloud.create_vpc(plan.cidrs, {"Name": "vpccni-lab"}, plan.ipv6_cidrs)
         group = self.cloud.create_security_group(vpc.vpc_id, "nodes", "nodes of the lab")
         subnets = {}
         for spec in self.topology.subnet:
             zone = self.topology.zone(spec)
             tags = {"Name": spec.name, **spec.tags}
-            subnets[spec.name] = self.cloud.create_subnet(vpc.vpc_id, spec.cidr, zone, tags).subnet_id
+            made = self.cloud.create_subnet(vpc.vpc_id, spec.cidr, zone, tags, ipv6_cidr=spec.ipv6_cidr)
+            subnets[spec.name] = made.subnet_id
         for node in self.topology.node:
             self._launch(node, subnets[node.subnet], group.group_id)
         events = self.cloud.advance(time.time())
@@ -84,7 +87,7 @@ class Box:
             subnet = self.topology.subnet_of(node_.spec)
             with namespace_handle(NETNS_DIR / self.state.node_namespace(name)) as handle:
                 interface = IPv4Interface(f"{node_.primary}/{subnet.cidr.prefixlen}")
-                boot.configure(handle, interface, subnet.gateway)
+                boot.configure(handle, interface, subnet.gateway, node_.ipv6)
         for event in events:
             if isinstance(event, LinkAppears):
                 await self.metadata.open(event.instance_id, port_name(event.eni_id))
@@ -94,8 +97,9 @@ class Box:
         options = MetadataOptions(http_put_response_hop_limit=self.topology.http_put_response_hop_limit)
         tags = {"Name": node.name, CLUSTER_TAG: "owned"}
         request = NewInstance(
-            node.type, subnet_id, node.private_ip, node.public, (group_id,), options=options, tags=tags
-        )
+            node.type, subnet_id, node.private_ip, node.public, (group_id,), options=options, tags=tags,
+            ipv6_count=int(self.topology.subnet_of(node).ipv6_cidr is not None),
+        )  # fmt: skip
         try:
             instance = self.cloud.run_instance(request)
         except VpcCniError:
@@ -108,7 +112,8 @@ class Box:
         boot.power_on(name)
         self.fabric.place(instance.instance_id, NETNS_DIR / name)
         eni = self.cloud.enis[instance.primary_eni_id]
-        self.nodes[node.name] = BoxNode(node, instance.instance_id, eni.primary, eni.public, instance.zone)
+        ipv6 = tuple(eni.ipv6)
+        self.nodes[node.name] = BoxNode(node, instance.instance_id, eni.primary, eni.public, ipv6, instance.zone)
 
     # -- time -------------------------------------------------------------------------------------------------------
     def pump(self) -> None:
@@ -154,9 +159,15 @@ class Box:
             "region": self.topology.region,
             "profile": self.topology.profile,
             "vpc_cidrs": [str(cidr) for cidr in self.topology.vpc.cidrs],
+            "vpc_ipv6_cidrs": [str(cidr) for cidr in self.topology.vpc.ipv6_cidrs],
             "nodes": [self._node(node) for node in self.nodes.values()],
             "subnets": [
-                {"subnet_id": subnet.subnet_id, "cidr": str(subnet.v4.network), "zone": subnet.zone}
+                {
+                    "subnet_id": subnet.subnet_id,
+                    "cidr": str(subnet.v4.network),
+                    "ipv6_cidr": str(subnet.v6.network) if subnet.v6 else None,
+                    "zone": subnet.zone,
+                }
                 for subnet in self.cloud.subnets.values()
             ],
             "hosts": [self._host(host) for host in self.topology.host],
@@ -168,9 +179,14 @@ class Box:
         """Name of the namespace in which hosts of that kind live."""
         return self.state.internet_namespace if via == "internet" else self.state.site_namespace
 
-    def _host(self, host: HostSpec) -> dict[str, str]:
-        namespace = self.host_namespace(host.via)
-        return {"name": host.name, "address": str(host.address), "via": host.via, "namespace": namespace}
+    def _host(self, host: HostSpec) -> dict[str, Any]:
+        return {
+            "name": host.name,
+            "address": str(host.address),
+            "ipv6_address": str(host.ipv6_address) if host.ipv6_address else None,
+            "via": host.via,
+            "namespace": self.host_namespace(host.via),
+        }
 
     def _node(self, node: BoxNode) -> dict[str, Any]:
         enis = self.cloud.enis_of(node.instance_id)
@@ -181,6 +197,7 @@ class Box:
             "zone": node.zone,
             "private_address": str(node.primary),
             "public_address": str(node.public) if node.public else None,
+            "ipv6_address": str(node.ipv6[0]) if node.ipv6 else None,
             "enis": [self._eni(eni) for eni in enis],
         }
 
@@ -197,4 +214,6 @@ class Box:
             "primary_address": str(eni.primary),
             "addresses": [str(address) for address in eni.addresses],
             "prefixes": [str(prefix) for prefix in eni.prefixes],
+            "ipv6_addresses": [str(address) for address in eni.ipv6],
+            "ipv6_prefixes": [str(prefix) for prefix in eni.ipv6_prefixes],
         }

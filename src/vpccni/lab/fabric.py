@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from vpccni.aws.values import IPNetwork
@@ -25,11 +25,11 @@ from vpccni.lab.cloud.events import (
     SubnetDeleted,
     VpcChanged,
 )
-from vpccni.lab.router import JUMBO_MTU, Port, Router, host_route, make_outside, no_host_route
+from vpccni.lab.router import JUMBO_MTU, Port, Router, make_outside, owned_route
 from vpccni.lab.sockets import namespace_handle
 from vpccni.lab.state import LabState
 from vpccni.lab.topology import HostSpec
-from vpccni.netlink.values import Link, Request
+from vpccni.netlink.values import Link, delete, replace
 
 _IGW_MACS = ("02:00:00:00:fe:01", "02:00:00:00:fe:02")
 _SITE_MACS = ("02:00:00:00:fd:01", "02:00:00:00:fd:02")
@@ -48,21 +48,24 @@ def device_name(card: int, device_index: int) -> str:
 class Fabric:
     """The router, what hangs on it, and who owns what."""
 
-    def __init__(self, state: LabState, hosts: Sequence[HostSpec]) -> None:
+    def __init__(self, state: LabState, hosts: Sequence[HostSpec], versions: Sequence[int] = (4,)) -> None:
         """Make the router's namespace and those of the hosts outside. Nothing is attached yet."""
-        self.router = Router(state.fabric_namespace)
+        self.router = Router(state.fabric_namespace, versions)
         self._nodes: dict[str, Path] = {}  # instance id: its namespace
         self._ports: dict[str, Port] = {}  # by ENI id
-        self._owned: dict[str, tuple[IPv4Network, ...]] = {}  # by ENI id, attached or not
+        self._owned: dict[str, tuple[IPNetwork, ...]] = {}  # by ENI id, attached or not
         self._unchecked: set[str] = set()  # ENI ids
         self._public: dict[IPv4Address, IPv4Address] = {}  # private: public
         self._gateways: dict[str, IPv4Address] = {}  # by subnet id
-        internet = [host.address for host in hosts if host.via == "internet"]
-        site = [host.address for host in hosts if host.via == "private"]
+        internet, site = (
+            [address for host in hosts if host.via == via for address in host.addresses if address.version in versions]
+            for via in ("internet", "private")
+        )
         make_outside(self.router, state.internet_namespace, ruleset.IGW_PORT, _IGW_MACS, internet)
         if site:
             make_outside(self.router, state.site_namespace, ruleset.SITE_PORT, _SITE_MACS, site)
-        self.router.nft("".join(ruleset.internet_host(address) for address in internet) or "# no hosts\n")
+        translated = [address for address in internet if isinstance(address, IPv4Address)]
+        self.router.nft("".join(ruleset.internet_host(address) for address in translated) or "# no hosts\n")
 
     def place(self, instance_id: str, netns: Path) -> None:
         """An instance is this namespace. To be said before its first link appears."""
@@ -89,7 +92,7 @@ class Fabric:
                 case SourceDestCheckChanged():
                     rules.append(self._check_source(event.eni_id, event.enabled))
                 case VpcChanged():
-                    for cidr in event.cidrs:
+                    for cidr in event.networks:
                         self.router.blackhole(cidr)
                 case SubnetCreated():
                     self._gateways[event.subnet_id] = event.cidr.network_address + 1
@@ -135,7 +138,7 @@ class Fabric:
 
     def _own(self, eni_id: str, addresses: Iterable[IPNetwork]) -> str:
         """An interface owns exactly these. Without a port there is nothing to deliver to, so it is only noted."""
-        want = tuple(network for network in addresses if isinstance(network, IPv4Network))
+        want = tuple(addresses)
         have = self._owned.get(eni_id, ())
         self._owned[eni_id] = want
         port = self._ports.get(eni_id)
@@ -143,12 +146,9 @@ class Fabric:
             return ""
         gained = [network for network in want if network not in have]
         lost = [network for network in have if network not in want]
-        requests: list[Request] = []
-        for network in lost:
-            requests += no_host_route(network, port)
-        for network in gained:
-            requests += host_route(network, port)
-        self.router.change(requests)
+        # A route that another port has taken over in the meantime is left alone: the device is part of the deletion.
+        routes = [delete(owned_route(network, port)) for network in lost]
+        self.router.change([*routes, *(replace(owned_route(network, port)) for network in gained)])
         return ruleset.sources(port.name, lost, verb="delete") + ruleset.sources(port.name, gained)
 
     def _publish(self, private: IPv4Address, public: IPv4Address | None) -> str:

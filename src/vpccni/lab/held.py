@@ -27,7 +27,7 @@ class HeldConnection:
         self._exchanged = 0
         self._name = f"{source.label} to {destination.label}"
         with namespace_handle(Path(source.netns)) as handle:
-            self._socket: socket.socket = tcp_socket(handle)
+            self._socket: socket.socket = tcp_socket(handle, destination.addresses[0])
         self._socket.settimeout(ANSWER_WITHIN_S)
         self._socket.connect((destination.addresses[0], PORT))
         self._own = source.addresses[0]

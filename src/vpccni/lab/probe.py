@@ -13,7 +13,8 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,17 +28,28 @@ PORT = 80
 # drop it, on EC2 as well.
 TIMEOUT_S = 1.5
 CONCURRENCY = 100
+VERSIONS = (4, 6)
 _REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A pod, a node or a host outside."""
+    """A pod, a node or a host outside. `others` are its addresses beside the main one."""
 
     kind: Literal["pod", "node", "host"]
     name: str
     netns: Path
     address: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them, the main one first."""
+        return (self.address, *self.others)
+
+    def of(self, version: int) -> str:
+        """Its first address of an IP version, empty when it has none."""
+        return next((text for text in self.addresses if ip_address(text).version == version), "")
 
     @property
     def label(self) -> str:
@@ -62,12 +74,21 @@ class Outcome:
 
 def endpoints(state: LabState, inventory: Mapping[str, Any], pods: Iterable[PodRecord]) -> list[Endpoint]:
     """Everything of the lab that can speak: pods, then nodes, then hosts."""
-    found = [Endpoint("pod", pod.label, Path(pod.netns), pod.addresses[0]) for pod in pods if pod.addresses]
+    found = [
+        Endpoint("pod", pod.label, Path(pod.netns), pod.addresses[0], pod.addresses[1:])
+        for pod in pods
+        if pod.addresses
+    ]
     for node in inventory["nodes"]:
         netns = NETNS_DIR / state.node_namespace(node["name"])
-        found.append(Endpoint("node", node["name"], netns, node["private_address"]))
-    found += [Endpoint("host", row["name"], NETNS_DIR / row["namespace"], row["address"]) for row in inventory["hosts"]]
+        found.append(Endpoint("node", node["name"], netns, node["private_address"], _ipv6(node)))
+    for row in inventory["hosts"]:
+        found.append(Endpoint("host", row["name"], NETNS_DIR / row["namespace"], row["address"], _ipv6(row)))
     return found
+
+
+def _ipv6(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (row["ipv6_address"],) if row.get("ipv6_address") else ()
 
 
 def choose(all_: Sequence[Endpoint], name: str, kinds: Sequence[str]) -> Endpoint:
@@ -76,7 +97,7 @@ def choose(all_: Sequence[Endpoint], name: str, kinds: Sequence[str]) -> Endpoin
     for endpoint in all_:
         if endpoint.kind not in kinds:
             continue
-        names = {endpoint.name, f"{endpoint.kind}/{endpoint.name}", f"default/{endpoint.name}", endpoint.address}
+        names = {endpoint.name, f"{endpoint.kind}/{endpoint.name}", f"default/{endpoint.name}", *endpoint.addresses}
         if name in names or (kind == endpoint.kind and rest == endpoint.name):
             return endpoint
     known = ", ".join(endpoint.name for endpoint in all_ if endpoint.kind in kinds) or "none"
@@ -88,19 +109,37 @@ def owners(inventory: Mapping[str, Any], pods: Iterable[PodRecord]) -> dict[str,
     names: dict[str, str] = {}
     for node in inventory["nodes"]:
         for eni in node["enis"]:
-            names[eni["primary_address"]] = f"node {node['name']}'s {eni['device']}"
-        names[node["private_address"]] = f"node {node['name']}'s primary address"
+            names.update(
+                dict.fromkeys(
+                    (eni["primary_address"], *eni["ipv6_addresses"]), f"node {node['name']}'s {eni['device']}"
+                )
+            )
+        names.update(dict.fromkeys((node["private_address"], *_ipv6(node)), f"node {node['name']}'s primary address"))
         if node["public_address"]:
             names[node["public_address"]] = f"public address of node {node['name']}"
-    names.update({host["address"]: f"host {host['name']}" for host in inventory["hosts"]})
+    for host in inventory["hosts"]:
+        names.update(dict.fromkeys((host["address"], *_ipv6(host)), f"host {host['name']}"))
     names.update({address: f"pod {pod.label}" for pod in pods for address in pod.addresses})
     return names
+
+
+def attempts(
+    pairs: Iterable[tuple[Endpoint, Endpoint]], versions: Sequence[int] = VERSIONS
+) -> list[tuple[Endpoint, Endpoint]]:
+    """Each pair once per IP version that both speak, with that version's addresses as the main ones."""
+    found = []
+    for pair in pairs:
+        for version in versions:
+            source, destination = (replace(end, address=end.of(version), others=()) for end in pair)
+            if source.address and destination.address:
+                found.append((source, destination))
+    return found
 
 
 async def probe(
     pairs: Sequence[tuple[Endpoint, Endpoint]], names: Mapping[str, str], timeout_s: float = TIMEOUT_S
 ) -> list[Outcome]:
-    """Try every pair, at most `CONCURRENCY` at a time; outcomes in the order of the pairs."""
+    """Try every pair's main addresses, at most `CONCURRENCY` at a time; outcomes in the order of the pairs."""
     gate = asyncio.Semaphore(CONCURRENCY)
     with contextlib.ExitStack() as stack:
         sources = {source.netns for source, _ in pairs}
@@ -118,7 +157,7 @@ async def _try(
 ) -> Outcome:
     pair = (source.label, destination.label, destination.address)
     started = time.monotonic()
-    sock = tcp_socket(netns_fd)
+    sock = tcp_socket(netns_fd, destination.address)
     try:
         if source.kind == "host":
             sock.bind((source.address, 0))  # hosts of one kind share a namespace

@@ -4,13 +4,16 @@
 Knows which frames a VPC drops, and what an internet gateway does to addresses. Must never run anything. `lab.fabric`
 feeds the text to `nft -f -`, each batch of events as one transaction.
 
-Traffic inside the VPC is not tracked by the router: only what may be translated costs a connection entry.
+Traffic inside the VPC is not tracked by the router: only what may be translated costs a connection entry. IPv6 is never
+translated: every address of the VPC is public by nature, and link-local ones end at the router.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
+
+from vpccni.aws.values import IPNetwork
 
 IGW_PORT = "igw"  # towards the hosts behind the internet gateway
 SITE_PORT = "site"  # towards the hosts of a private site
@@ -24,11 +27,17 @@ COUNTERS = {
     "not_public": "packets from the internet to anything but a public address",
 }
 
+# How nft writes a family's addresses. What is said of one of them below is said of all.
+FAMILIES = {4: "ip", 6: "ip6"}
+
+_SOURCES = "  set sources_{family} {{ typeof iifname . {family} saddr; flags interval; }}"
+_CHECK = '    iifname . {family} saddr != @sources_{family} counter name "spoofed_source" drop'
+
 _BASE = """
 table inet vpc {{
 {counters}
   set macs {{ typeof iifname . ether saddr; }}
-  set sources {{ typeof iifname . ip saddr; flags interval; }}
+{sources}
   set unchecked {{ typeof iifname; }}
   set internet_hosts {{ typeof ip daddr; }}
   set public_addresses {{ typeof ip daddr; }}
@@ -36,15 +45,18 @@ table inet vpc {{
   chain ports {{
     iifname . ether saddr != @macs counter name "wrong_mac" drop
     iifname @unchecked return
-    iifname . ip saddr != @sources counter name "spoofed_source" drop
+    ip6 saddr {{ ::, fe80::/10 }} return
+{checks}
   }}
   chain raw {{
     type filter hook prerouting priority raw; policy accept;
-    meta nfproto != ipv4 accept
+    meta nfproto != {{ ipv4, ipv6 }} accept
     iifname "p*" jump ports
+    ip6 daddr {{ fe80::/10, ff00::/8 }} accept
     iifname "{igw}" ip daddr != @public_addresses counter name "not_public" drop
-    iifname "{igw}" accept
+    iifname "{igw}" meta nfproto ipv4 accept
     iifname "p*" ip daddr != @internet_hosts notrack
+    meta nfproto ipv6 notrack
     iifname "{site}" notrack
     fib daddr type != local fib daddr oif missing counter name "unknown_destination" drop
   }}
@@ -75,7 +87,11 @@ table ip gateway {{
 def base() -> str:
     """The router's whole rule set while nothing is attached and no address is public."""
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
-    return _BASE.format(counters=counters, igw=IGW_PORT, site=SITE_PORT).strip() + "\n"
+    sources, checks = (
+        "\n".join(template.format(family=family) for family in FAMILIES.values()) for template in (_SOURCES, _CHECK)
+    )
+    text = _BASE.format(counters=counters, sources=sources, checks=checks, igw=IGW_PORT, site=SITE_PORT)
+    return text.strip() + "\n"
 
 
 def internet_host(address: IPv4Address) -> str:
@@ -88,10 +104,12 @@ def port(name: str, mac: str, *, verb: str = "add") -> str:
     return f'{verb} element inet vpc macs {{ "{name}" . {mac} }}\n'
 
 
-def sources(name: str, networks: Iterable[IPv4Network], *, verb: str = "add") -> str:
+def sources(name: str, networks: Iterable[IPNetwork], *, verb: str = "add") -> str:
     """`verb` add or delete: frames of a port may carry these source addresses."""
-    elements = ", ".join(f'"{name}" . {_plain(network)}' for network in networks)
-    return f"{verb} element inet vpc sources {{ {elements} }}\n" if elements else ""
+    return "".join(
+        f'{verb} element inet vpc sources_{FAMILIES[network.version]} {{ "{name}" . {_plain(network)} }}\n'
+        for network in networks
+    )
 
 
 def source_check(name: str, *, enabled: bool) -> str:
@@ -112,5 +130,5 @@ def public_address(private: IPv4Address, public: IPv4Address, *, verb: str = "ad
     )
 
 
-def _plain(network: IPv4Network) -> str:
+def _plain(network: IPNetwork) -> str:
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vpccni.lab.sockets import listener, namespace_handle
+from vpccni.lab.sockets import ANY, listener, namespace_handle, plain
 
 PORT = 80
 LINE_LIMIT = 8192
@@ -33,8 +33,9 @@ class Answer(asyncio.Protocol):
         """Note who is there: the address that the network shows us is the answer to most questions."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._client = (transport.get_extra_info("peername") or ("?", 0))[:2]
-        self._address = (transport.get_extra_info("sockname") or ("?", 0))[0]
+        client, port = (transport.get_extra_info("peername") or ("?", 0))[:2]
+        self._client = (plain(client), port)
+        self._address = plain((transport.get_extra_info("sockname") or ("?", 0))[0])
 
     def data_received(self, chunk: bytes) -> None:
         """Answer a complete HTTP request head, or every complete line of anything else."""
@@ -69,7 +70,7 @@ class Servers:
         """Listen on every address of a namespace; a server of the same label is replaced."""
         self.stop(label)
         with namespace_handle(netns) as handle:
-            sock = listener(handle, "0.0.0.0", port)
+            sock = listener(handle, ANY, port)
         factory: Callable[[], Answer] = lambda: Answer({"server": label, **facts})  # noqa: E731
         self._running[label] = await asyncio.get_running_loop().create_server(factory, sock=sock)
 

@@ -18,6 +18,12 @@ from vpccni.errors import HostError
 from vpccni.netlink.namespace import inside
 
 BACKLOG = 256
+ANY = "::"  # IPv4 peers show up as ::ffff:a.b.c.d; see `plain`
+
+
+def plain(address: str) -> str:
+    """A peer's address as its owner writes it: an IPv4 address that a socket of both families shows mapped is IPv4."""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 @contextmanager
@@ -36,20 +42,23 @@ def namespace_handle(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def tcp_socket(netns_fd: int) -> socket.socket:
-    """A non-blocking TCP socket of that namespace."""
+def tcp_socket(netns_fd: int, address: str = "0.0.0.0") -> socket.socket:
+    """A non-blocking TCP socket of that namespace, of the family of an address."""
+    family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][0]
     with inside(netns_fd):
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
 def listener(netns_fd: int, address: str, port: int, *, device: str = "") -> socket.socket:
-    """A non-blocking TCP listener of that namespace.
+    """A non-blocking TCP listener of that namespace; `ANY` means every address of every family.
 
     `device` restricts it to one interface, so that several listeners share an address and the interface tells the
     caller apart.
     """
-    sock = tcp_socket(netns_fd)
+    sock = tcp_socket(netns_fd, address)
     try:
+        if address == ANY:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if device:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
@@ -72,6 +81,6 @@ class NamespaceHttp(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect from inside the namespace."""
         with namespace_handle(self._netns) as handle:
-            self.sock = tcp_socket(handle)
+            self.sock = tcp_socket(handle, self.host)
         self.sock.settimeout(self.timeout)
         self.sock.connect((self.host, self.port))

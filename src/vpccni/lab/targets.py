@@ -24,7 +24,7 @@ def place_of(state: LabState, name: str) -> launch.Place:
     if name == "fabric":
         return _bare(state.fabric_namespace)
     for host in plan.host:
-        if name in (host.name, f"host/{host.name}", str(host.address)):
+        if name in (host.name, f"host/{host.name}", *map(str, host.addresses)):
             return _bare(state.internet_namespace if host.via == "internet" else state.site_namespace)
     try:
         return launch.Place(Path(Pods(state).find(name.removeprefix("pod/")).netns), own_sysfs=True)

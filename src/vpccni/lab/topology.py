@@ -10,19 +10,25 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core import limits
 from vpccni.errors import TopologyError
 from vpccni.lab.cloud import profile
 
 RESERVED_NODE_NAMES = frozenset({"fabric", "internet", "site", "pod"})
 RESERVED_PER_SUBNET = 4  # EC2 keeps the first four addresses and the last one of every subnet
-LINK_LOCAL = IPv4Network("169.254.0.0/16")
+LINK_LOCAL = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
+
+# The IPv6 half of the default lab, out of the range for documentation: a VPC has a /56, a subnet a /64.
+_IPV6_VPC = IPv6Network("2001:db8:20:1a00::/56")
+_IPV6_SUBNETS = (IPv6Network("2001:db8:20:1a00::/64"), IPv6Network("2001:db8:20:1a01::/64"))
+_IPV6_HOSTS = (IPv6Address("2001:db8:f00d::10"), IPv6Address("2001:db8:cafe::169"))
 
 
 class SubnetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +36,7 @@ class SubnetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     cidr: IPv4Network
+    ipv6_cidr: IPv6Network | None = None
     az: str = "a"
     tags: dict[str, str] = {}
 
@@ -40,7 +47,7 @@ class SubnetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[[node]]`: one EC2 instance; `env` holds settings of its daemon."""
+    """`[[node]]`: one EC2 instance; `env` holds settings of its daemon. It gets an IPv6 address if its subnet can."""
 
     name: str
     subnet: str
@@ -56,12 +63,24 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     address: IPv4Address
     via: Literal["internet", "private"] = "internet"
+    ipv6_address: IPv6Address | None = None
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """All of them, of any family."""
+        return (self.address,) if self.ipv6_address is None else (self.address, self.ipv6_address)
 
 
 class VpcSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[vpc]`: the first CIDR is the VPC's primary one."""
 
     cidrs: list[IPv4Network]
+    ipv6_cidrs: list[IPv6Network] = []
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """All CIDRs, of any family."""
+        return (*self.cidrs, *self.ipv6_cidrs)
 
 
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +97,11 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 1
     env: dict[str, str] = {}
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that the VPC speaks."""
+        return (4, 6) if self.vpc.ipv6_cidrs else (4,)
+
     def zone(self, subnet: SubnetSpec) -> str:
         """Full name of the subnet's availability zone."""
         return f"{self.region}{subnet.az}" if len(subnet.az) == 1 else subnet.az
@@ -91,22 +115,25 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {**self.env, **node.env}
 
 
-def default(nodes: int, instance_type: str, env: Mapping[str, str], seed: int) -> Topology:
+def default(nodes: int, instance_type: str, env: Mapping[str, str], seed: int, *, ipv6: bool = False) -> Topology:
     """The lab of `lab up` without a file: nodes 1..N spread over two subnets in two zones, two hosts outside."""
     if not 1 <= nodes <= 50:
         raise _bad("--nodes", str(nodes), "1 to 50")
+    first, second = _IPV6_SUBNETS if ipv6 else (None, None)
     subnets = [
-        SubnetSpec("a", IPv4Network("10.20.0.0/18"), "a"),
-        SubnetSpec("b", IPv4Network("10.20.64.0/18"), "b"),
+        SubnetSpec("a", IPv4Network("10.20.0.0/18"), first, "a"),
+        SubnetSpec("b", IPv4Network("10.20.64.0/18"), second, "b"),
     ]
+    internet, site = _IPV6_HOSTS if ipv6 else (None, None)
+    ipv6_cidrs = [_IPV6_VPC] if ipv6 else []
     return check(
         Topology(
-            vpc=VpcSpec([IPv4Network("10.20.0.0/16"), IPv4Network("100.64.0.0/16")]),
+            vpc=VpcSpec([IPv4Network("10.20.0.0/16"), IPv4Network("100.64.0.0/16")], ipv6_cidrs),
             subnet=subnets,
             node=[NodeSpec(str(n + 1), subnets[n % 2].name, instance_type) for n in range(nodes)],
             host=[
-                HostSpec("internet", IPv4Address("198.51.100.10"), "internet"),
-                HostSpec("site", IPv4Address("203.0.113.169"), "private"),
+                HostSpec("internet", IPv4Address("198.51.100.10"), "internet", internet),
+                HostSpec("site", IPv4Address("203.0.113.169"), "private", site),
             ],
             seed=seed,
             env=dict(env),
@@ -154,6 +181,9 @@ def check(topology: Topology) -> Topology:
     """The topology itself when its parts agree; raises TopologyError naming key and accepted values."""
     if not topology.vpc.cidrs:
         raise _bad("vpc.cidrs", "[]", "at least one CIDR")
+    for n, cidr in enumerate(topology.vpc.ipv6_cidrs):
+        if not 44 <= cidr.prefixlen <= 60 or any(cidr.overlaps(other) for other in topology.vpc.ipv6_cidrs[:n]):
+            raise _bad(f"vpc.ipv6_cidrs[{n}]", str(cidr), "a range from /44 to /60, apart from the others")
     if topology.public_cidr.prefixlen > 29:
         raise _bad("public_cidr", str(topology.public_cidr), "a range of /29 or larger")
     if not 1 <= topology.http_put_response_hop_limit <= 64:
@@ -179,7 +209,19 @@ def _check_subnets(topology: Topology) -> None:
         zone = topology.zone(subnet)
         if not re.fullmatch(re.escape(topology.region) + "[a-z]", zone):
             raise _bad(f"subnet[{n}].az", subnet.az, f"a letter, or {topology.region} and a letter")
+        _check_ipv6_cidr(topology, n, subnet)
     _check_unique("subnet", [subnet.name for subnet in topology.subnet])
+
+
+def _check_ipv6_cidr(topology: Topology, n: int, subnet: SubnetSpec) -> None:
+    cidr, key = subnet.ipv6_cidr, f"subnet[{n}].ipv6_cidr"
+    if cidr is None:
+        return
+    if cidr.prefixlen != 64 or not any(cidr.subnet_of(vpc) for vpc in topology.vpc.ipv6_cidrs):
+        blocks = " or ".join(map(str, topology.vpc.ipv6_cidrs)) or "one of vpc.ipv6_cidrs, which is empty"
+        raise _bad(key, str(cidr), f"a /64 of {blocks}")
+    if any(cidr == earlier.ipv6_cidr for earlier in topology.subnet[:n]):
+        raise _bad(key, str(cidr), "a range that no other subnet has")
 
 
 def _check_nodes(topology: Topology) -> None:
@@ -194,6 +236,8 @@ def _check_nodes(topology: Topology) -> None:
         if limits.find(node.type) is None:
             raise _bad(f"node[{n}].type", node.type, "an EC2 instance type that is known, such as m5.large")
         cidr = subnets[node.subnet].cidr
+        if subnets[node.subnet].ipv6_cidr is not None and not limits.limits(node.type).ipv6_per_eni:
+            raise _bad(f"node[{n}].type", node.type, f"a type with IPv6, which subnet {node.subnet!r} has")
         if node.private_ip is not None and not _usable(node.private_ip, cidr):
             raise _bad(f"node[{n}].private_ip", str(node.private_ip), f"a free address of {cidr}")
     if not topology.node:
@@ -203,16 +247,18 @@ def _check_nodes(topology: Topology) -> None:
 
 
 def _check_hosts(topology: Topology) -> None:
-    taken = [*topology.vpc.cidrs, topology.public_cidr, LINK_LOCAL]
+    taken = [*topology.vpc.networks, topology.public_cidr, *LINK_LOCAL]
     names = [node.name for node in topology.node]
     for n, host in enumerate(topology.host):
-        inside = next((cidr for cidr in taken if host.address in cidr), None)
-        if inside is not None or host.address.is_multicast or host.address.is_loopback:
-            raise _bad(f"host[{n}].address", str(host.address), "an address outside " + ", ".join(map(str, taken)))
+        for address in host.addresses:
+            if any(address in cidr for cidr in taken) or address.is_multicast or address.is_loopback:
+                key = f"host[{n}].{'address' if address == host.address else 'ipv6_address'}"
+                raise _bad(key, str(address), "an address outside " + ", ".join(map(str, taken)))
         if host.name in names:
             raise _bad(f"host[{n}].name", host.name, "a name that no node has")
     _check_unique("host", [host.name for host in topology.host])
     _check_unique("host", [str(host.address) for host in topology.host], "address")
+    _check_unique("host", [str(host.ipv6_address) for host in topology.host if host.ipv6_address], "ipv6_address")
 
 
 def _usable(address: IPv4Address, cidr: IPv4Network) -> bool:
@@ -243,6 +289,6 @@ def _accepted(message: str) -> str:
 
 
 def _from_text(kind: type, value: Any) -> Any:
-    if kind in (IPv4Address, IPv4Network):
+    if kind in (IPv4Address, IPv4Network, IPv6Address, IPv6Network):
         return kind(value)
     raise NotImplementedError(kind)

@@ -57,7 +57,7 @@ def _bring_up(state: LabState, topology: Topology, environ: Mapping[str, str], p
     machine.prepare(state)
     write_json(state.topology, encode(topology))
     nodes.prepare(state, topology)
-    progress(f"VPC {', '.join(map(str, topology.vpc.cidrs))} in {topology.region}, {len(topology.subnet)} subnets")
+    progress(f"VPC {', '.join(map(str, topology.vpc.networks))} in {topology.region}, {len(topology.subnet)} subnets")
     _start_daemon(state, environ)
     for node in topology.node:
         progress(f"node {node.name} ({node.type}) in subnet {node.subnet}: starting ipamd")

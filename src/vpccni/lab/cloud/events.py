@@ -21,6 +21,11 @@ class VpcChanged:
     cidrs: tuple[IPv4Network, ...]
     ipv6_cidrs: tuple[IPv6Network, ...] = ()
 
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """All CIDRs, of any family."""
+        return (*self.cidrs, *self.ipv6_cidrs)
+
 
 @dataclass(frozen=True, slots=True)
 class SubnetCreated:
