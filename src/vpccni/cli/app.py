@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vpccni import __version__
-from vpccni.cli import instance_types, lab, maxpods, settings, sim, why
+from vpccni.cli import instance_types, lab, maxpods, selftest, settings, sim, why
 from vpccni.cli.output import EXIT_BAD_INPUT, Session, refuse, session
 from vpccni.errors import VpcCniError
 
@@ -31,6 +31,7 @@ app.command("instance-types")(instance_types.instance_types)
 app.add_typer(settings.app, name="settings")
 app.command("why")(why.why)
 app.command("sim")(sim.sim)
+app.command("selftest")(selftest.selftest)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes one object of a node away for the length of a block, and puts exactly that back.
+
+Knows how each kind of `Break` is found in the kernel and removed. Must never remove what it cannot put back, and holds
+the node's daemon meanwhile, because that would repair the node under the test. Only a run with negatives uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpccni.core.conventions import CONNMARK_CHAIN
+from vpccni.core.snat import CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
+from vpccni.errors import HostError
+from vpccni.host.programs import find_program, run_program
+from vpccni.netlink.namespace import inside
+from vpccni.netlink.socket import RouteSocket
+from vpccni.netlink.values import IPAddress, Route, Rule, add, delete
+from vpccni.paths import RELAY_SOCKET
+from vpccni.selftest.matrix import Break, End, FirewallBreak, Part, RouteBreak, RuleBreak, SysctlBreak
+from vpccni.selftest.node import Node
+
+_VARIANTS = ("iptables-nft", "iptables-legacy", "iptables")
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """How the rules of one purpose are told from others in `iptables-save`."""
+
+    table: str
+    comment: str
+    words: tuple[str, ...]
+
+
+_LINES = {
+    Part.TRANSLATE: _Line("nat", SNAT_RULE, ("SNAT",)),
+    Part.MARK_OUTBOUND: _Line("nat", CONNMARK_RULE, (CONNMARK_CHAIN, "--set-xmark")),
+    Part.MARK_INBOUND: _Line("mangle", PRIMARY_ENI, ("--set-xmark",)),
+    Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",)),
+}
+
+
+@contextmanager
+def held_daemon(node: Node) -> Iterator[None]:
+    """The node's daemon is stopped (SIGSTOP) and continued at the end. Its answer to a connection says which it is."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(str(node.run_dir / RELAY_SOCKET.name))
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid = struct.unpack("3i", credentials)[0]
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError as error:
+        raise HostError("hold the daemon", f"its process {pid} is not visible from here", code="no-daemon") from error
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            signal.pidfd_send_signal(handle, signal.SIGCONT)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def broken(what: Break, ends: Mapping[End, IPAddress], netns_fd: int, primary: str) -> Iterator[str]:
+    """The node without that object; yields what was taken away. HostError `nothing-to-break` when it is not there."""
+    match what:
+        case RuleBreak() | RouteBreak():
+            with _without_values(what, ends, netns_fd) as shown:
+                yield shown
+        case FirewallBreak():
+            with _without_lines(what, netns_fd) as shown:
+                yield shown
+        case SysctlBreak():
+            with _with_sysctl(what, netns_fd, primary) as shown:
+                yield shown
+
+
+@contextmanager
+def _without_values(what: RuleBreak | RouteBreak, ends: Mapping[End, IPAddress], netns_fd: int) -> Iterator[str]:
+    version = ends[End.SOURCE].version
+    with RouteSocket(netns_fd) as kernel:
+        found: list[Rule | Route] = []
+        if isinstance(what, RuleBreak):
+            found += [rule for rule in kernel.rules(version) if _selected(rule, what, ends)]
+        else:
+            routes = kernel.routes(version)
+            found += [each for each in routes if each.dst.network_address == ends[what.end] and _whole(each)]
+        if not found:
+            raise _nothing(what)
+        try:
+            for value in found:
+                kernel.run(delete(value))
+            yield "; ".join(map(str, found))
+        finally:
+            # Backwards: of rules with one priority the last one added stands last.
+            for value in found:
+                kernel.run(add(value))
+
+
+def _whole(route: Route) -> bool:
+    return route.dst.prefixlen == route.dst.max_prefixlen and route.kind == "unicast"
+
+
+def _selected(rule: Rule, what: RuleBreak, ends: Mapping[End, IPAddress]) -> bool:
+    """Whether it is one that a packet of the flow meets. A rule without an address meets every packet."""
+    if rule.priority != what.priority:
+        return False
+    wanted = ((what.source, rule.src), (what.target, rule.dst))
+    return all(end is None or network is None or ends[end] in network for end, network in wanted)
+
+
+@contextmanager
+def _without_lines(what: FirewallBreak, netns_fd: int) -> Iterator[str]:
+    line = _LINES[what.part]
+    program, found = _lines(line, netns_fd)
+    if not found:
+        raise _nothing(what)
+
+    def change(verb: str, number: int, words: list[str]) -> None:
+        place = [str(number)] if verb == "-I" else []
+        with inside(netns_fd):
+            run_program("change a rule", program, "-w", "5", "-t", line.table, verb, words[0], *place, *words[1:])
+
+    removed: list[tuple[int, list[str]]] = []
+    try:
+        for number, words in reversed(found):
+            change("-D", number, words)
+            removed.append((number, words))
+        yield "; ".join(shlex.join(words) for _, words in found)
+    finally:
+        for number, words in reversed(removed):
+            change("-I", number, words)
+
+
+def _lines(line: _Line, netns_fd: int) -> tuple[str, list[tuple[int, list[str]]]]:
+    """The iptables variant that holds such rules, and each with its place in its chain: (place, [chain, ...])."""
+    for program in _VARIANTS:
+        if find_program(f"{program}-save") is None:
+            continue
+        with inside(netns_fd):
+            text = run_program("list rules", f"{program}-save", "-t", line.table)
+        found, places = [], dict[str, int]()
+        for rule in text.splitlines():
+            words = shlex.split(rule)
+            if words[:1] != ["-A"]:
+                continue
+            places[words[1]] = places.get(words[1], 0) + 1
+            if line.comment in words and all(word in words for word in line.words):
+                found.append((places[words[1]], words[1:]))
+        if found:
+            return program, found
+    return "", []
+
+
+@contextmanager
+def _with_sysctl(what: SysctlBreak, netns_fd: int, primary: str) -> Iterator[str]:
+    path = Path("/proc/sys") / what.name.format(primary=primary)
+    with inside(netns_fd):
+        before = path.read_text()
+        path.write_text(what.value)
+    try:
+        yield f"{what.name.format(primary=primary)} was {before.strip()}"
+    finally:
+        with inside(netns_fd):
+            path.write_text(before)
+
+
+def _nothing(what: Break) -> HostError:
+    return HostError(f"break {what}", "there is no such object on the node", code="nothing-to-break")
