@@ -34,7 +34,7 @@ from vpccni.selftest.node import Node
 KUBERNETES_NAMESPACE = "vpccni-selftest"
 IFNAME = "eth0"
 PLUGIN_WITHIN_S = 60.0
-GROWS_WITHIN_S = 20.0  # a pool that is empty: one more ENI
+ROOM_WITHIN_S = 45.0  # a pool that grows by an ENI, or whose addresses cool down (30 s) after an earlier run
 AGAIN_S = 0.25
 
 
@@ -98,15 +98,19 @@ class TestPods:
                 self.remove(pod)
         shutil.rmtree(self._cache, ignore_errors=True)
 
-    def add(self) -> TestPod:
-        """One more pod, waiting for the pool to grow when it says so."""
-        deadline = time.monotonic() + GROWS_WITHIN_S
+    def add(self, progress: Callable[[str], None] = lambda _: None) -> TestPod:
+        """One more pod, waiting for room in the pool when the plugin says: later."""
+        deadline = time.monotonic() + ROOM_WITHIN_S
+        said = False
         while True:
             try:
                 return self._add()
             except VpcCniError as error:
                 if error.cni_error_code != CNI_TRY_AGAIN_LATER or time.monotonic() > deadline:
                     raise
+                if not said:
+                    progress(f"waiting up to {ROOM_WITHIN_S:.0f} s for an address: {error.why}")
+                said = True
                 time.sleep(AGAIN_S)
 
     def of_both_kinds(self, each: int, most: int, progress: Callable[[str], None]) -> list[TestPod]:
@@ -119,7 +123,7 @@ class TestPods:
         spare: list[TestPod] = []
         while len(kept) < 2 * each and len(kept) + len(spare) < most:
             try:
-                pod = self.add()
+                pod = self.add(progress)
             except VpcCniError as error:
                 progress(f"no more pods after {len(kept) + len(spare)}: {error}")
                 break
