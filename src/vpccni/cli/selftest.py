@@ -6,6 +6,7 @@ Knows arguments and how results are printed. Must never make a pod or open a soc
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -43,6 +44,7 @@ def selftest(
             "meanwhile, and other pods of the node lose packets",
         ),
     ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="print the matrix and run nothing")] = False,
     here: Annotated[bool, typer.Option("--here", help="test this machine as a node, though a lab is up")] = False,
     far_pod: Target = "",
     vpc_host: Target = "",
@@ -63,10 +65,14 @@ def selftest(
     from vpccni.selftest.report import plain
     from vpccni.selftest.run import Plan, Selftest
 
-    require_root()
     chosen = choose(rows)
+    if listed:
+        _list(chosen, output)
+        return
+    require_root()
     named = {Party.FAR_POD: far_pod, Party.VPC_HOST: vpc_host, Party.SITE: site, Party.INTERNET: internet}
     plan = Plan(chosen, negatives, most_pods)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # to end it is to interrupt it
     results: list[Result] = []
     for where, peers in _nodes(session(ctx), node or [], here, {k: v for k, v in named.items() if v}):
         results += Selftest(where, peers, plan, say, _progress).run()
@@ -105,6 +111,15 @@ def choose(text: str) -> tuple[Row, ...]:
             raise InputError(f"run rows {word!r}", "the matrix has none", hint=f"1 to 19, or one of {names}")
         wanted |= found
     return tuple(row for row in everything if row.name in wanted)
+
+
+def _list(rows: Sequence[Row], output: Format) -> None:
+    from vpccni.selftest import describe
+
+    if output is Format.JSON:
+        emit([describe.plain(row) for row in rows])
+    else:
+        table(describe.COLUMNS, [line for row in rows for line in describe.lines(row)])
 
 
 def _nodes(

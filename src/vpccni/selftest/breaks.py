@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpccni.core.conventions import CONNMARK_CHAIN
+from vpccni.core.conventions import CONNMARK_CHAIN, RULE_FROM_BLOCK, RULE_FROM_BLOCK_END, RULE_FROM_POD
 from vpccni.core.snat import CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
 from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
@@ -111,8 +111,12 @@ def _whole(route: Route) -> bool:
 
 
 def _selected(rule: Rule, what: RuleBreak, ends: Mapping[End, IPAddress]) -> bool:
-    """Whether it is one that a packet of the flow meets. A rule without an address meets every packet."""
-    if rule.priority != what.priority:
+    """Whether it is one that a packet of the flow meets. A rule without an address meets every packet.
+
+    The shared layout's rules by source stand for the pods' own: there the one that names the pod's table goes.
+    """
+    shared = RULE_FROM_BLOCK <= rule.priority < RULE_FROM_BLOCK_END and rule.kind == "lookup" and rule.src is not None
+    if rule.priority != what.priority and not (shared and what.priority == RULE_FROM_POD):
         return False
     wanted = ((what.source, rule.src), (what.target, rule.dst))
     return all(end is None or network is None or ends[end] in network for end, network in wanted)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -158,17 +158,15 @@ class TestPods:
         )  # fmt: skip
         os.close(make_namespace(netns))
         pod = TestPod(name, NETNS_DIR / netns, sandbox, (), 0)
-        self._made.append(pod)
+        self._made.append(pod)  # from here on `__exit__` takes it away, also when the ADD is interrupted
         try:
             result = self._runtime.attach(sandbox)
-        except BaseException:
-            self._made.remove(pod)
+        except VpcCniError:
+            self._made.remove(pod)  # and has been deleted
             namespace.remove(netns)
             raise
-        self._made.remove(pod)
         addresses = tuple(ip_address(entry["address"].split("/")[0]) for entry in result["ips"])
-        pod = TestPod(name, NETNS_DIR / netns, sandbox, addresses, self._device(name))
-        self._made.append(pod)
+        self._made[-1] = pod = replace(pod, addresses=addresses, device=self._device(name))
         return pod
 
     def _device(self, name: str) -> int:

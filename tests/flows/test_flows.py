@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow matrix in the lab: with the default settings, with some of its negatives, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from flow_labs import FlowLab
+from labs import wait_until
+
+from vpccni.selftest.rows import matrix
+
+pytestmark = pytest.mark.lab
+
+
+def node_state(lab: FlowLab) -> dict[str, str]:
+    """All of the node that a run could leave something in."""
+    commands = {
+        "links": "ip -o link show group 9100",
+        "rules": "ip rule",
+        "routes": "ip route show table all proto 91",
+        "nat": "iptables -t nat -S",
+        "mangle": "iptables -t mangle -S",
+        "sysctls": "sysctl net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter",
+        "tables": "nft list tables",
+    }
+    return {name: lab.run("exec", "node/1", "--", *command.split()).stdout for name, command in commands.items()}
+
+
+def test_every_row_holds_with_the_default_settings(flow_lab: FlowLab, tmp_path: Path) -> None:
+    path = tmp_path / "flows.xml"
+    results = flow_lab.selftest("--node", "1", "--junit", str(path))
+    played = {(row["name"], row["protocol"]) for row in results if row["verdict"] == "passed"}
+    wanted = {(row.name, protocol) for row in matrix() if 4 in row.versions for protocol in row.protocols}
+    assert played == wanted
+    root = ElementTree.parse(path).getroot()
+    assert (root.get("tests"), root.get("failures")) == (str(len(results)), "0")
+    seen = {row["name"]: row["observed"] for row in results if row["protocol"] == "udp"}
+    assert "by eth1" in seen["secondary-to-far-pod"] and "by eth0" in seen["primary-to-far-pod"]
+    assert "port random" in seen["secondary-to-site"]
+
+
+def test_without_what_it_needs_a_flow_fails_and_afterwards_the_node_is_as_before(flow_lab: FlowLab) -> None:
+    before = node_state(flow_lab)
+    rows = "secondary-to-far-pod,secondary-to-secondary,secondary-to-site,site-to-node-port-secondary,site-to-secondary"
+    results = flow_lab.selftest("--node", "1", "--negatives", "--rows", f"{rows},site-to-node-port-far")
+    broken = {row["negative"] for row in results if row["negative"]}
+    assert len(broken) == 12, broken
+    assert all(row["verdict"] == "passed" for row in results)
+    # The kernel takes a moment for the links of a namespace that is gone.
+    wait_until(lambda: node_state(flow_lab)["links"] == before["links"], 5, "the pods' links are gone")
+    after = node_state(flow_lab)
+    # A pod of the run may have made the pool grow, which adds an ENI's table and rule.
+    for part in ("nat", "mangle", "sysctls", "tables"):
+        assert after[part] == before[part], part
+    assert not [line for line in after["rules"].splitlines() if line.startswith(("512:", "1536:"))]
+
+
+def test_a_node_that_lost_a_rule_fails_its_selftest(flow_lab: FlowLab) -> None:
+    remove = ["iptables", "-t", "nat", "-D", "POSTROUTING", "-m", "comment", "--comment"]
+    flow_lab.run("exec", "node/1", "--", *remove, "AWS SNAT CHAIN", "-j", "AWS-SNAT-CHAIN-0")
+    try:
+        results = flow_lab.selftest("--node", "1", "--rows", "primary-to-site,primary-to-far-pod", exit_code=1)
+    finally:
+        flow_lab.restart({})
+    verdicts = {(row["name"], row["protocol"]): row["verdict"] for row in results}
+    assert verdicts["primary-to-site", "tcp"] == "failed" and verdicts["primary-to-far-pod", "tcp"] == "passed"
+    why = next(row["why"] for row in results if row["name"] == "primary-to-site")
+    assert "the far end saw" in why
+
+
+def test_interrupted_it_leaves_nothing(flow_lab: FlowLab) -> None:
+    before = node_state(flow_lab)
+    namespaces = flow_lab.namespaces()
+    command = [sys.executable, "-m", "vpccni", "selftest", "--node", "1"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(command, env=flow_lab.environ, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:  # until the first row has been played
+            if "passed" in line:
+                break
+        process.send_signal(number)
+        assert process.wait(20) == 130
+        process.stderr.close()
+        assert flow_lab.namespaces() == namespaces
+        assert node_state(flow_lab)["tables"] == before["tables"]
+    wait_until(lambda: node_state(flow_lab)["links"] == before["links"], 5, "the pods' links are gone")
+    assert flow_lab.introspect("1", "/v1/pods") == {}
+
+
+def test_bad_input_is_refused_before_anything_is_made(flow_lab: FlowLab) -> None:
+    for argv in (["--rows", "20"], ["--node", "9"], ["--site", "192.0.2.1:80"], ["--node", "1", "--here"]):
+        done = flow_lab.selftest_process(*argv)
+        assert done.returncode == 2, (argv, done.stderr)
+        assert "cannot" in done.stderr
