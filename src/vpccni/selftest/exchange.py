@@ -71,7 +71,7 @@ class _Stream(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, chunk: bytes) -> None:
         self._transport.write(_told(self._transport.get_extra_info("peername")))
         self._transport.close()
 
@@ -81,7 +81,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         # asyncio's own datagram transport is no instance of its DatagramTransport before Python 3.12.
         self._transport = cast(asyncio.DatagramTransport, transport)
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+    def datagram_received(self, chunk: bytes, addr: tuple[str, int]) -> None:
         self._transport.sendto(_told(addr), addr)
 
 
