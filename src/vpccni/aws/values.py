@@ -15,6 +15,11 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 
+def alone(address: IPAddress) -> IPNetwork:
+    """The network of this one address, a /32 or /128. Made from a number: `ipaddress` prints and parses an address."""
+    return IPv4Network(int(address)) if isinstance(address, IPv4Address) else IPv6Network(int(address))
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """How an interface hangs on an instance. `status` is attaching, attached, detaching or detached."""

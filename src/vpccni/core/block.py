@@ -10,9 +10,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_network
 
-from vpccni.aws.values import IPAddress, IPNetwork
+from vpccni.aws.values import IPAddress, IPNetwork, alone
 
 # Blocks above this size do not remember addresses that have rested: fresh ones never run out, memory would.
 _REMEMBERED_SIZE = 65536
@@ -46,7 +45,7 @@ class Block:
     @classmethod
     def of(cls, address: IPAddress) -> Block:
         """The block of size 1 that is this address."""
-        return cls(ip_network(address))
+        return cls(alone(address))
 
     @property
     def kind(self) -> BlockKind:
@@ -56,7 +55,7 @@ class Block:
     @property
     def size(self) -> int:
         """How many addresses; all of them are usable, the first and the last too."""
-        return int(self.network.num_addresses)
+        return 1 << (self.network.max_prefixlen - self.network.prefixlen)
 
     def __str__(self) -> str:
         return str(self.network)

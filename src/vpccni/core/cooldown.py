@@ -8,7 +8,7 @@ Only the pool calls it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from vpccni.aws.values import IPAddress, IPNetwork
 
@@ -41,15 +41,18 @@ class Cooldown:
         """The address turned out to have an owner; whether it was cooling."""
         return self._released.pop(address, None) is not None
 
-    def ended(self, now: float) -> Iterator[IPAddress]:
-        """Take out and yield every address whose cooldown is over, the longest released first."""
+    def ended(self, now: float) -> Sequence[IPAddress]:
+        """Take out every address whose cooldown is over, the longest released first. Called before anything is looked
+        at, so nothing having ended is the quick case."""
         self._follow(now)
-        while self._released:
-            address, released_at = next(iter(self._released.items()))
+        over: list[IPAddress] = []
+        for address, released_at in self._released.items():
             if not now > released_at + self.period_s:
-                return
+                break
+            over.append(address)
+        for address in over:
             del self._released[address]
-            yield address
+        return over
 
     def next_rest(self) -> float | None:
         """The first instant at which an address has rested. A microsecond after the period, which is inclusive."""
@@ -71,8 +74,10 @@ class Cooldown:
 
     def _follow(self, now: float) -> None:
         """Wall clocks get set back; shift everything with them, or addresses would cool for as long as the step."""
+        if now >= self._latest:
+            self._latest = now
+            return
         step_s = now - self._latest
         if step_s < -_CLOCK_STEP_S:
             self._released = OrderedDict((address, at + step_s) for address, at in self._released.items())
             self._latest = now
-        self._latest = max(self._latest, now)

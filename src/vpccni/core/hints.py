@@ -9,9 +9,8 @@ instead would take most of the reads that an account has (20 a second).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from ipaddress import ip_network
 
-from vpccni.aws.values import IPNetwork, MetadataInterface
+from vpccni.aws.values import IPNetwork, MetadataInterface, alone
 from vpccni.core.eni import HeldEni
 from vpccni.core.pool import Pool
 
@@ -39,7 +38,7 @@ def contradiction(pool: Pool, listed: Sequence[MetadataInterface], cards: Collec
 
 def _blocks(interface: MetadataInterface) -> set[IPNetwork]:
     # An IPv6 address that is no prefix is the ENI's own, never a pod's.
-    singles = {ip_network(address) for address in interface.addresses[1:] if address.version == 4}
+    singles = {alone(address) for address in interface.addresses[1:] if address.version == 4}
     return singles | set(interface.prefixes)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from vpccni.aws.values import IPAddress, IPNetwork
+from vpccni.aws.values import IPAddress, IPNetwork, alone
 from vpccni.core import refusal
 from vpccni.core.block import Block, BlockKind, HeldBlock, Mode
 from vpccni.core.eni import Eni, HeldEni
@@ -82,8 +83,7 @@ class Inventory:
 
     def find(self, address: IPAddress) -> HeldBlock | None:
         """The block that holds an address."""
-        single = Block.of(address).network
-        return self._blocks.get(single) or self._blocks.get(single.supernet(new_prefix=_PREFIX_LENGTH[single.version]))
+        return self._blocks.get(alone(address)) or self._blocks.get(_prefix_around(address))
 
     def check(self, blocks: Iterable[Block], eni_id: str) -> None:
         """EC2 never gives an address twice; if it seems so, our own view is behind and must be corrected first.
@@ -103,7 +103,7 @@ class Inventory:
     def _overlapping(self, block: Block) -> Iterator[HeldBlock]:
         network = block.network
         if block.size == 1:
-            wider = self._blocks.get(network.supernet(new_prefix=_PREFIX_LENGTH[network.version]))
+            wider = self._blocks.get(_prefix_around(network.network_address))
             if wider is not None:
                 yield wider
             return
@@ -113,3 +113,11 @@ class Inventory:
 
     def _sort(self) -> None:
         self.order = sorted(self.enis.values(), key=lambda each: (each.eni.place, each.eni.id))
+
+
+def _prefix_around(address: IPAddress) -> IPNetwork:
+    """The prefix that an address lies in, if EC2 delegated it. `supernet` would do, ten times as slowly."""
+    length = _PREFIX_LENGTH[address.version]
+    size = 1 << (address.max_prefixlen - length)
+    base = int(address) // size * size
+    return IPv4Network((base, length)) if isinstance(address, IPv4Address) else IPv6Network((base, length))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 
 from vpccni.aws.values import Attachment, Interface, IPNetwork, Subnet
 from vpccni.core import conventions
@@ -112,8 +111,7 @@ def eni_of(interface: Interface, policy: NodePolicy, view: View, created_at: flo
 def blocks_of(interface: Interface) -> tuple[Block, ...]:
     """Secondary IPv4 addresses, then prefixes. A single IPv6 address is the interface's own, never a pod's."""
     secondary = (each for each in interface.addresses if each.version == 4 and each != interface.primary_address)
-    singles = [ip_network(address) for address in secondary]
-    return tuple(Block(network) for network in (*singles, *interface.prefixes))
+    return (*map(Block.of, secondary), *map(Block, interface.prefixes))
 
 
 def _network(interface: Interface, subnet: Subnet | None) -> IPNetwork | None:

@@ -241,11 +241,7 @@ class DirectEc2:
 
 
 def _networks(granted: Granted) -> tuple[IPNetwork, ...]:
-    singles: list[IPNetwork] = [
-        IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
-        for address in granted.addresses
-    ]
-    return (*singles, *granted.prefixes)
+    return (*map(values.alone, granted.addresses), *granted.prefixes)
 
 
 def _subnet(subnet: resources.Subnet) -> values.Subnet:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from vpccni.aws.values import InstanceLimits, IPNetwork
+from vpccni.aws.values import InstanceLimits, IPNetwork, alone
 from vpccni.lab.cloud.space import AddressSpace
 
 
@@ -131,8 +131,8 @@ class Eni:
     @property
     def networks(self) -> tuple[IPNetwork, ...]:
         """All that the interface owns, primary first: /32 and /128, /28 and /80."""
-        singles = [IPv4Network(address) for address in (self.primary, *self.addresses)]
-        return (*singles, *self.prefixes, *(IPv6Network(address) for address in self.ipv6), *self.ipv6_prefixes)
+        singles = map(alone, (self.primary, *self.addresses))
+        return (*singles, *self.prefixes, *map(alone, self.ipv6), *self.ipv6_prefixes)
 
     def owned(self) -> Owned:
         """What it holds now."""
