@@ -164,7 +164,7 @@ def test_a_grant_carries_its_local_address_until_it_is_released_or_undone():
     held.hold([ip_address("fd00::ac:4")])
     pool.local = held
     pool.restore(grants[1])
-    assert [str(pool.assign(key, grants[0].pod, 9.0).egress) for key in keys[2:]] == ["fd00::ac:2", "fd00::ac:5"]
+    assert [str(pool.assign(key, grants[0].pod, 9.0).egress) for key in keys[2:]] == ["fd00::ac:5", "fd00::ac:6"]
     pool.local = None
     pool.release(keys[2], 9.0)
     assert pool.assign(PodKey("aws-cni", "c9", "eth0"), grants[0].pod, 99.0).egress is None

@@ -58,8 +58,10 @@ class LocalAddresses:
         )
 
     def hold(self, addresses: Iterable[IPAddress]) -> None:
-        """These are in use, whoever gave them: recovered grants, and pods that another program wired."""
-        self._held.update(addresses)
+        """These are in use, whoever gave them, the last one last: recovered grants, pods that another program wired."""
+        for address in addresses:
+            self._held.add(address)
+            self._last = address
 
     def give_back(self, address: IPAddress) -> None:
         """Nobody uses it any more."""

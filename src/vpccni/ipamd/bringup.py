@@ -108,15 +108,13 @@ class BringUp:
             await self.sagas.adopt(parts.intents, view.interfaces)
             upkeep = self._upkeep(node, calls, view)
             await self._insist("the node's routes", runner.reconcile)
-            if 4 in parts.settings.versions:
-                await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
+            await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
             self.engine = self._engine(runner, size)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
                 watch = Watch(side, parts.settings.repair_interval_s, parts.clock, parts.rng)
                 tasks.create_task(watch.run(), name="watch")
-                if 4 in parts.settings.versions:  # nothing of IPv6 is ever translated
-                    tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
+                tasks.create_task(self._follow_vpc(node, side), name="vpc cidrs")
                 if parts.settings.provisioning:
                     tasks.create_task(self._sweep(), name="leak sweep")
                     tasks.create_task(self._keep_up(upkeep), name="tags and groups")
@@ -281,7 +279,7 @@ class BringUp:
             log.warning("settings: ENABLE_V6_EGRESS has no effect: the node has no IPv6 address; %s", next_step)
 
     async def _translate(self, node: NodeIdentity, side: NodeSide) -> None:
-        if 4 in self._parts.settings.versions:  # in an IPv6 cluster pods are never translated, but for egress
+        if 4 in self._parts.settings.versions:  # nothing of IPv6 pods is ever translated, but for egress
             cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
             await side.translate(cidrs, node.local_ipv4)
         await side.let_out()
