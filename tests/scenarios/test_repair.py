@@ -123,6 +123,7 @@ def test_pods_that_come_and_go_are_no_repairs(node: Node) -> None:
     assert node.repairs() == counted
 
 
+@pytest.mark.long
 def test_a_program_that_undoes_it_again_and_again_is_named_and_not_fought(node: Node) -> None:
     counted = node.repairs()["rule"]
     for _ in range(12):

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vpccni import __version__
-from vpccni.cli import instance_types, lab, maxpods, selftest, settings, sim, why
+from vpccni.cli import doctor, instance_types, lab, maxpods, selftest, settings, sim, why
 from vpccni.cli.output import EXIT_BAD_INPUT, Session, refuse, session
 from vpccni.errors import VpcCniError
 
@@ -30,6 +30,7 @@ app.command("max-pods", context_settings={"help_option_names": ["-h", "--help"]}
 app.command("instance-types")(instance_types.instance_types)
 app.add_typer(settings.app, name="settings")
 app.command("why")(why.why)
+app.command("doctor")(doctor.doctor)
 app.command("sim")(sim.sim)
 app.command("selftest")(selftest.selftest)
 

@@ -102,22 +102,27 @@ def _lab(session: Session, target: str, node: str | None) -> list[Source]:
     return [Source(name, getter(name)) for name in chosen]
 
 
+def where(session: Session, introspection: str) -> Listen:
+    """Where the daemon of this machine answers: the option, else the settings. InputError for a bad address."""
+    if not introspection:
+        return parse({name: session.environ[name] for name in VARIABLES if name in session.environ}).introspection_bind
+    try:
+        parsed = LISTEN.parse(introspection)
+    except ValueError:
+        raise InputError("use --introspection", f"{introspection!r} is not {LISTEN.accepts}") from None
+    assert isinstance(parsed, Listen)
+    return parsed
+
+
 def _here(session: Session, introspection: str, node: str | None) -> Source:
     settings = parse({name: session.environ[name] for name in VARIABLES if name in session.environ})
-    listen = settings.introspection_bind
-    if introspection:
-        try:
-            parsed = LISTEN.parse(introspection)
-        except ValueError:
-            raise InputError("use --introspection", f"{introspection!r} is not {LISTEN.accepts}") from None
-        assert isinstance(parsed, Listen)
-        listen = parsed
+    listen = where(session, introspection)
     name = settings.node_name or socket.gethostname()
     if node is not None and node.removeprefix("node/") != name:
         raise InputError(
             f"ask node {node!r}", f"this is {name}, and no lab is up", hint="run it on that node", code="no-such-node"
         )
-    return Source(name, lambda path: _get(listen, path))
+    return Source(name, lambda path: ask(listen, path))
 
 
 class _UnixHttp(http.client.HTTPConnection):
@@ -133,13 +138,14 @@ class _UnixHttp(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _get(listen: Listen, path: str) -> Any:
+def ask(listen: Listen, path: str, method: str = "GET") -> Any:
+    """The daemon's decoded answer. Raises HostError (`daemon-silent`)."""
     if listen.unix_path:
         connection: http.client.HTTPConnection = _UnixHttp(listen.unix_path)
     else:
         connection = http.client.HTTPConnection(listen.host or "127.0.0.1", listen.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         return json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise HostError(

@@ -48,6 +48,22 @@ def transaction(have: Tables, want: IptablesRules) -> str:
     return "".join(blocks)
 
 
+def rule_states(have: Tables, want: IptablesRules) -> list[tuple[str, str, str]]:
+    """(table, rule, state) of each wanted rule, ok or missing, and of each rule that is too many in chains of ours."""
+    states = []
+    for table in want.tables:
+        chains = have.get(table.name, {})
+        for chain in table.chains:
+            seen = [_words(rule) for rule in chains.get(chain.name, ())]
+            wanted = [_words(rule) for rule in chain.rules]
+            for rule, words in zip(chain.rules, wanted, strict=True):
+                states.append((table.name, rule, "ok" if words in seen else "missing"))
+            for rule in chains.get(chain.name, ()):
+                if (chain.owned or _is_own_rule(rule)) and _words(rule) not in wanted:
+                    states.append((table.name, rule, "extra"))
+    return states
+
+
 def _table_changes(chains: Mapping[str, Sequence[str]], table: TableRules) -> list[str]:
     """Chains come first and go last, because a jump needs its target."""
     wanted = {chain.name for chain in table.chains if chain.owned}

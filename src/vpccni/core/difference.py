@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
+from vpccni.core.chains import Tables, rule_states
 from vpccni.core.diff import identity
 from vpccni.core.podnet import Sysctl
-from vpccni.core.reasons import group_of, reason, sysctl_reason
+from vpccni.core.reasons import firewall_reason, group_of, reason, sysctl_reason
+from vpccni.core.snat import IptablesRules
 from vpccni.netlink.values import Address, Link, Request, Route, Rule, Value
 
 Change = Request | Sysctl
@@ -105,8 +107,24 @@ def object_states(found: Difference) -> list[ObjectState]:
     return shown
 
 
+def firewall_states(have: Tables, want: IptablesRules) -> list[ObjectState]:
+    """One for each firewall rule that should be there, and for each that should not."""
+    program = "iptables" if want.version == 4 else "ip6tables"
+    return [
+        ObjectState(
+            "firewall",
+            f"{program} -t {table} {rule}",
+            state,
+            firewall_reason(rule) if state != "extra" else "it is not one of the rules that this chain of ours holds",
+            "" if state == "ok" else f"{program}-restore",
+        )
+        for table, rule, state in rule_states(have, want)
+    ]
+
+
 def _of(value: Value, request: Request | None, found: Difference) -> ObjectState:
+    subject = f"{value.name} up mtu {value.mtu}" if isinstance(value, Link) else str(value)
     if request is None:
-        return ObjectState(group_of(value), str(value), "ok", reason(value))
+        return ObjectState(group_of(value), subject, "ok", reason(value))
     state = "wrong" if identity(value) in found.present else "missing"
-    return ObjectState(group_of(value), str(value), state, reason(value), str(request))
+    return ObjectState(group_of(value), subject, state, reason(value), str(request))

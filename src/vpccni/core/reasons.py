@@ -8,6 +8,7 @@ sentences beside the objects that `vpccni doctor` prints.
 from __future__ import annotations
 
 from vpccni.core import conventions as c
+from vpccni.core import snat
 from vpccni.core.podseen import is_pod_link, is_pod_route
 from vpccni.core.sourcerules import is_source_rule
 from vpccni.netlink.values import Address, Link, Route, Rule, Value
@@ -19,6 +20,15 @@ _SYSCTLS = {
     "accept_ra": "router advertisements: of the VPC on an ENI, never of a pod",
     "accept_redirects": "as the Amazon VPC CNI leaves it on links to pods",
     "tcp_early_demux": "a setting asks for it (DISABLE_TCP_EARLY_DEMUX)",
+}
+_COMMENTS = {
+    snat.SNAT_JUMP: "what leaves the VPC is translated; inside of its CIDRs nothing is",
+    snat.SNAT_EXCLUSION: "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS: reached without translation",
+    snat.SNAT_RULE: "outside of the VPC only the node's primary address is known",
+    snat.PRIMARY_ENI: "connections that came in by the primary ENI are marked, and their replies recognised",
+    snat.CONNMARK_JUMP: "connections of pods that will be translated are marked",
+    snat.CONNMARK_RULE: "a marked connection keeps to the primary ENI, whose address it has",
+    snat.CONNMARK_RETURN: "inside of the VPC's CIDRs nothing is translated, so nothing is marked",
 }
 _RULES = {
     c.RULE_MARK: "connections that came in by the primary ENI, or are translated to its address, leave by it",
@@ -42,6 +52,11 @@ def reason(value: Value) -> str:
             return f"the host's end of {pod.namespace}/{pod.pod}'s link"
         return "the host's end of a pod's link" if is_pod_link(value) else "an ENI: up, with the MTU of the settings"
     return "the pod's gateway is nobody's address, so nobody answers for it"
+
+
+def firewall_reason(rule: str) -> str:
+    """Why the node needs a firewall rule, by the comment that it carries."""
+    return next((why for comment, why in _COMMENTS.items() if f'"{comment}"' in rule), "the data path needs it")
 
 
 def sysctl_reason(path: str) -> str:

@@ -81,11 +81,12 @@ class Parts:
 
 
 class BringUp:
-    """One start. `engine` and `sagas` are None until they exist."""
+    """One start. `engine`, `side` and `sagas` are None until they exist."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.engine: Engine | None = None
+        self.side: NodeSide | None = None
         self.sagas: Sagas | None = None
         self.limits = NodeLimits(0, 1)
         self.started_at = parts.clock.now()
@@ -109,7 +110,7 @@ class BringUp:
             upkeep = self._upkeep(node, calls, view)
             await self._insist("the node's routes", runner.reconcile)
             await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
-            self.engine = self._engine(runner, size)
+            self.engine, self.side = self._engine(runner, size), side
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
                 watch = Watch(side, parts.settings.repair_interval_s, parts.clock, parts.rng)

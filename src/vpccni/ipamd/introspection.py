@@ -20,6 +20,7 @@ from vpccni.core.eni import HeldEni
 from vpccni.core.pool import Pool
 from vpccni.errors import InputError
 from vpccni.ipamd.decisions import Decisions
+from vpccni.ipamd.inspection import Inspection
 from vpccni.ipamd.metrics import CONTENT_TYPE as METRICS_TYPE
 from vpccni.settings import Settings
 
@@ -82,7 +83,11 @@ def ipamd_settings(settings: Settings) -> Json:
 
 
 def make_app(
-    pool: Pool, settings: Settings, now: Callable[[], float], decisions: Decisions | None = None
+    pool: Pool,
+    settings: Settings,
+    now: Callable[[], float],
+    decisions: Decisions | None = None,
+    inspection: Inspection | None = None,
 ) -> web.Application:
     """The application; unknown paths answer with the list of paths, as the Go daemon does."""
     documents: dict[str, Callable[[], object]] = {
@@ -108,6 +113,8 @@ def make_app(
     app = web.Application()
     if decisions is not None:
         app.router.add_get("/v1/decisions", why)
+    if inspection is not None:
+        inspection.add_to(app)
     app.router.add_route("*", "/{path:.*}", answer)
     return app
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
 from vpccni.core import conventions, egress, snat
-from vpccni.core.difference import Difference
+from vpccni.core.difference import Difference, ObjectState, firewall_states, object_states
 from vpccni.core.drift import Known
 from vpccni.core.nodenet import EniNet, NodeNet, sysctls
 from vpccni.core.podnet import Sysctl
@@ -125,12 +125,14 @@ class NodeSide:
         if eni_id in self._enis:
             await self.keep([each for each in self._enis.values() if each.eni_id != eni_id])
 
-    async def converge(self) -> None:
-        """Make the kernel equal to what is known, the pods' routes and rules with it.
+    async def converge(self, *, in_pauses: bool = False) -> None:
+        """Make the kernel equal to what is known, the pods' routes and rules with it; what is fought about only when
+        its pause is over, or `in_pauses`.
 
         Every change is logged as the command it equals. One that follows from no news is a repair, and counted.
         """
-        pods, sources, held = self._tenants.pods(), self._sources(), self.repairs.held()
+        pods, sources = self._tenants.pods(), self._sources()
+        held = frozenset() if in_pauses else self.repairs.held()
         outcome = await self._worker.submit(Job(lambda: self._converge(pods, sources, held)))
         assert isinstance(outcome, Outcome)
         self._mtus = pods.mtus
@@ -190,14 +192,21 @@ class NodeSide:
         """Whether changes of iptables rules can be watched; for a thread."""
         return self._firewall.sends_events()
 
-    async def restore_firewall(self) -> None:
+    async def restore_firewall(self, *, in_pauses: bool = False) -> None:
         """Put rules right that somebody else changed. Nothing is known before the first `translate`."""
         for wanted in filter(None, (self._applied, self._egress_applied)):
             subject = f"firewall of IPv{wanted.version}: {', '.join(table.name for table in wanted.tables)}"
-            if self.repairs.may(subject):
+            if in_pauses or self.repairs.may(subject):
                 transaction = await asyncio.to_thread(self._firewall.apply, wanted)
                 if transaction:
                     self.repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
+
+    async def states(self) -> list[ObjectState]:
+        """Every object that the node should have or should not, without changing anything."""
+        found = object_states(await self.difference())
+        for wanted in filter(None, (self._applied, self._egress_applied)):
+            found += firewall_states(await asyncio.to_thread(self._firewall.observe, wanted), wanted)
+        return found
 
     def watched_sysctls(self) -> tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]]:
         """Kernel settings of the node, and those of host veths."""

@@ -40,6 +40,7 @@ from vpccni.ipamd.cloudcalls import CloudCalls, Pace
 from vpccni.ipamd.decisions import Decisions
 from vpccni.ipamd.drain import drain
 from vpccni.ipamd.flows import FlowFlusher
+from vpccni.ipamd.inspection import Inspection
 from vpccni.ipamd.podwires import PodWires
 from vpccni.ipamd.readiness import Readiness
 from vpccni.ipamd.records import Intent
@@ -159,7 +160,7 @@ class Daemon:
                     tasks.create_task(behind.run(), name="write behind"),
                     tasks.create_task(flusher.run(), name="flows"),
                     tasks.create_task(strays.run(), name="stray links"),
-                    tasks.create_task(self._http(), name="http"),
+                    tasks.create_task(self._http(Inspection(lambda: bring_up.side)), name="http"),
                     tasks.create_task(bring_up.run(), name="bring up"),
                     tasks.create_task(_raise_when(died), name="wiring thread"),
                 ]
@@ -233,12 +234,12 @@ class Daemon:
         )
         return CloudCalls(ec2, ec2, ec2, Pace(Pacer(), self._clock, self._rng), self._decisions.ec2_failed)
 
-    async def _http(self) -> None:
+    async def _http(self, inspection: Inspection) -> None:
         """Introspection and metrics. An address in use is reported and tried again; pods do not depend on it."""
         settings = self._settings
         apps = []
         if not settings.disable_introspection:
-            app = introspection.make_app(self._pool, settings, self._clock.now, self._decisions)
+            app = introspection.make_app(self._pool, settings, self._clock.now, self._decisions, inspection)
             apps.append((app, settings.introspection_bind))
         if not settings.disable_metrics:
             apps.append((introspection.metrics_app(self._metrics.render), settings.metrics_bind))
