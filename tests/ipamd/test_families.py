@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import IPv6Network
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 
 import pytest
 import virtual
@@ -21,6 +22,7 @@ from vpccni.ipamd.sizing import sizing
 from vpccni.lab.cloud.cloud import known_limits
 from vpccni.lab.cloud.direct import DirectEc2
 from vpccni.lab.cloud.errors import ApiError
+from vpccni.lab.cloud.space import AddressSpace
 from vpccni.settings import parse
 
 IPV6 = {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"}
@@ -215,5 +217,55 @@ def test_a_pod_whose_ipv6_route_was_removed_keeps_both_addresses() -> None:
 
     def _remembering(grant: object) -> recovery.JournalState:
         return recovery.JournalState(grants={grant.key: grant})  # type: ignore[attr-defined,dict-item]
+
+    play(story)
+
+
+def test_a_node_recovers_when_its_subnet_is_given_ipv6() -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=False, WARM_IP_TARGET="2", **DUAL)
+        node = await rig.started()
+        assert (await refused(node)).error_code == "pool-empty"
+        rig.subnet.v6 = AddressSpace(IPv6Network("2001:db8:0:5::/64"))
+        await asyncio.sleep(400)
+        (grant,) = await node.add(1)
+        assert grant.addresses[1].address in IPv6Network("2001:db8:0:5::/64")
+        await node.kill()
+        node = await rig.started()
+        await asyncio.sleep(200)
+        assert [step for step in node.engine.plan() if not isinstance(step, Wait)] == []
+        rig.check()
+
+    play(story)
+
+
+def test_dual_stack_with_several_network_cards_gives_each_card_its_own_prefix() -> None:
+    async def story() -> None:
+        rig = Rig("p4d.24xlarge", ipv6=True, WARM_IP_TARGET="3", ENABLE_MULTI_NIC="true", **DUAL)
+        node = await rig.started()
+        (grant,) = await node.add(1, cards=(0, 1, 2, 3))
+        assert [(at.card, at.address.version) for at in grant.addresses] == [
+            (card, version) for card in range(4) for version in (4, 6)
+        ]
+        assert grant.interfaces == 4 and len({at.eni_id for at in grant.addresses}) == 4
+        rig.check()
+
+    play(story)
+
+
+def test_dual_stack_with_custom_networking_takes_both_addresses_from_the_pods_subnet(tmp_path: Path) -> None:
+    async def story() -> None:
+        on = {"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCCNI_ENI_CONFIG_DIR": str(tmp_path)}
+        rig = Rig("m5.large", ipv6=True, WARM_IP_TARGET="3", **on, **DUAL)
+        wide = IPv6Network("2001:db8:0:9::/64")
+        subnet = rig.cloud.create_subnet(rig.vpc.vpc_id, IPv4Network("10.0.8.0/24"), ipv6_cidr=wide).subnet_id
+        manifest = "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {name: default}\n"
+        (tmp_path / "default.yaml").write_text(f"{manifest}spec: {{subnet: {subnet}}}\n")
+        node = await rig.started()
+        primary, secondary = rig.interfaces()
+        assert primary.prefixes == () and len(secondary.prefixes) == 1, "the primary ENI needs none"
+        (grant,) = await node.add(1)
+        assert grant.addresses[0].address in IPv4Network("10.0.8.0/24") and grant.addresses[1].address in wide
+        rig.check()
 
     play(story)
