@@ -35,10 +35,13 @@ TABLES["dual stack"] = {"-4": TABLES["IPv4"]["-4"], "-6": TABLES["IPv6"]["-6"]}
 
 
 class NoPods:
-    """A node without pods."""
+    """A node without pods, or with such as are under way: they have these addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.spared = frozenset(map(ip_address, addresses))
 
     def pods(self) -> Pods:
-        return Pods([])
+        return Pods([], spared=self.spared)
 
     def sources(self) -> dict[object, int]:
         return {}
@@ -59,6 +62,23 @@ def interfaces(*, own_ipv6: bool) -> list[Interface]:
     return made
 
 
+async def keep(space, kernel: NodeKernel, environ: dict[str, str], tenants: NoPods, *, own_ipv6: bool = True) -> None:
+    """The daemon learns twice which ENIs there are; the second time must change nothing."""
+    worker = Worker(asyncio.get_running_loop(), Memory(), lambda error: None)
+    with inside(space.fd):
+        worker.start()
+    repairs = Repairs(lambda: 1000.0, lambda kind: None)
+    settings = parse({**environ, "AWS_VPC_ENI_MTU": "1500"})
+    side = NodeSide(settings, MACS[0], worker, kernel, Firewall(), Standing(), tenants, repairs)
+    side.subnets = {"subnet-1": (ip_network("10.0.0.0/24"), ip_network("2001:db8::/64"))}
+    try:
+        await side.keep(interfaces(own_ipv6=own_ipv6))
+        await side.keep(interfaces(own_ipv6=own_ipv6))
+        assert not repairs.by_kind
+    finally:
+        worker.stop()
+
+
 @pytest.mark.parametrize("own_ipv6", [True, False])
 @pytest.mark.parametrize("family", ENVIRONS)
 def test_each_family_of_the_settings_gets_its_objects_and_no_other(spaces, family, own_ipv6):
@@ -67,23 +87,8 @@ def test_each_family_of_the_settings_gets_its_objects_and_no_other(spaces, famil
         space.dummy(f"eth{number}", mac=mac)
     space.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
 
-    async def story(kernel: NodeKernel) -> None:
-        worker = Worker(asyncio.get_running_loop(), Memory(), lambda error: None)
-        with inside(space.fd):
-            worker.start()
-        repairs = Repairs(lambda: 1000.0, lambda kind: None)
-        settings = parse({**ENVIRONS[family], "AWS_VPC_ENI_MTU": "1500"})
-        side = NodeSide(settings, MACS[0], worker, kernel, Firewall(), Standing(), NoPods(), repairs)
-        side.subnets = {"subnet-1": (ip_network("10.0.0.0/24"), ip_network("2001:db8::/64"))}
-        try:
-            await side.keep(interfaces(own_ipv6=own_ipv6))
-            await side.keep(interfaces(own_ipv6=own_ipv6))
-            assert not repairs.by_kind, "the second pass finds nothing to do"
-        finally:
-            worker.stop()
-
     with NodeKernel(space.fd) as kernel:
-        asyncio.run(story(kernel))
+        asyncio.run(keep(space, kernel, ENVIRONS[family], NoPods(), own_ipv6=own_ipv6))
     for flag, table in TABLES[family].items():
         shown = space.ip(f"{flag} route show table 2") if table else []
         assert [line.replace(" proto 91", "").removesuffix(" pref medium") for line in shown] == table
@@ -99,3 +104,20 @@ def test_each_family_of_the_settings_gets_its_objects_and_no_other(spaces, famil
     assert read("net.ipv4.ip_forward") == str(int(family != "IPv6"))
     forwards = [read("net.ipv6.conf.all.forwarding"), read("net.ipv6.conf.eth0.accept_ra")]
     assert (forwards == ["1", "2"]) == (family != "IPv4")
+
+
+def test_pods_that_have_both_families_keep_them_when_dual_stack_is_switched_off(spaces):
+    space = spaces("node")
+    for number, mac in enumerate(MACS):
+        space.dummy(f"eth{number}", mac=mac)
+
+    def table() -> list[str]:
+        shown = space.ip("-6 route show table 2")
+        return [line.replace(" proto 91", "").removesuffix(" pref medium") for line in shown]
+
+    with NodeKernel(space.fd) as kernel:
+        asyncio.run(keep(space, kernel, ENVIRONS["dual stack"], NoPods()))
+        asyncio.run(keep(space, kernel, ENVIRONS["IPv4"], NoPods("10.0.0.21", "2001:db8:0:0:2::")))
+        assert table() == TABLES["IPv6"]["-6"]
+        asyncio.run(keep(space, kernel, ENVIRONS["IPv4"], NoPods("10.0.0.21", "fd00::ac:2")))
+        assert table() == [], "the last such pod is gone"

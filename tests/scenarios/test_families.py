@@ -75,9 +75,11 @@ def test_dual_stack_pods_on_two_enis_talk_in_both_families(lab: Lab) -> None:
         os.kill(daemon, signal.SIGCONT)
     assert broken["address"] == known["z"][1], "the other ENI may not send from this address; IPv4 goes on"
     wait_until(lambda: failed(lab, "--from", moved, "--to", "z") == [], 20, "the rule is back")
-    lab.run("restart", "ipamd", "--node", "1")
-    assert failed(lab) == [] and addresses(lab) == known
+    lab.run("restart", "ipamd", "--node", "1", "--env", "VPCCNI_DUAL_STACK=false")
+    assert failed(lab) == [] and addresses(lab) == known, "pods keep what they have"
     listed = {tuple(pod["IPs"]) for pod in lab.introspect("1", "/v1/pods").values()}
     assert listed == {tuple(pair) for name, pair in known.items() if name != "z"}
+    lab.add("n", node="1")
+    assert [ip_address(text).version for text in addresses(lab)["n"]] == [4]
     assert failed(lab, "--from", "internet", "--to", "a", "--family", "6") == []
     assert failed(lab, "--from", "internet", "--to", "a", "--family", "4") != [], "pods have no public IPv4 address"

@@ -148,7 +148,9 @@ class NodeSide:
     async def difference(self) -> Difference:
         """What differs from what is known, without changing it."""
         pods, sources = self._tenants.pods(), self._sources()
-        found = await self._worker.submit(Job(lambda: host_node.compare(self._kernel, self._net_now(sources), pods)))
+        found = await self._worker.submit(
+            Job(lambda: host_node.compare(self._kernel, self._net_now(pods, sources), pods))
+        )
         assert isinstance(found, Difference)
         return found
 
@@ -243,17 +245,19 @@ class NodeSide:
         return {network: _table(self._enis[eni_id]) for network, eni_id in self._expected.items()} | known
 
     def _converge(self, pods: Pods, sources: dict[IPNetwork, int], held: frozenset[str]) -> Outcome:
-        wanted = self._net_now(sources)
+        wanted = self._net_now(pods, sources)
         news = wanted != self._wanted
         found = host_node.compare(self._kernel, wanted, pods).without(held)
         host_node.apply(self._kernel, found)
         self._wanted = wanted
         return Outcome(found, news)
 
-    def _net_now(self, sources: dict[IPNetwork, int]) -> NodeNet:
-        links = self._kernel.links_by_mac()
-        enis = tuple(net for each in self._enis.values() if (net := self._net(each, links)) is not None)
+    def _net_now(self, pods: Pods, sources: dict[IPNetwork, int]) -> NodeNet:
         settings = self._settings
+        # Pods that started under other settings keep what they have.
+        versions = tuple(sorted({*settings.versions, *_spoken(pods)}))
+        links = self._kernel.links_by_mac()
+        enis = tuple(net for each in self._enis.values() if (net := self._net(each, links, versions)) is not None)
         return NodeNet(
             enis=enis,
             mtu=settings.eni_mtu,
@@ -263,18 +267,17 @@ class NodeSide:
             external_services=settings.external_service_cidrs,
             former=self._former,
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
-            versions=settings.versions,
+            versions=versions,
             egress=self.egress_from.version if self.egress_from is not None else 0,
             layout=settings.rule_layout,
             sources=sources,
         )
 
-    def _net(self, interface: Interface, links: dict[str, Link]) -> EniNet | None:
+    def _net(self, interface: Interface, links: dict[str, Link], versions: Sequence[int]) -> EniNet | None:
         link, attachment = links.get(interface.mac), interface.attachment
         cidrs = self.subnets.get(interface.subnet_id, ())
         if link is None or attachment is None or not cidrs or interface.primary_address is None:
             return None
-        versions = self._settings.versions
         addresses = tuple(
             ip_interface(f"{address}/{cidr.prefixlen}")
             for address in _own(interface)
@@ -330,3 +333,9 @@ def _own(interface: Interface) -> list[IPAddress]:
         for address in (interface.primary_address, *interface.addresses)
         if address is not None and (address == interface.primary_address or address.version == 6)
     ]
+
+
+def _spoken(pods: Pods) -> set[int]:
+    """The IP versions of the VPC addresses that pods have."""
+    wired = (place.address for pod in pods.attachments for place in pod.addresses)
+    return {address.version for address in (*wired, *pods.spared) if not conventions.is_egress(address)}
