@@ -231,7 +231,7 @@ def test_in_a_full_subnet_why_names_it_ec2s_words_and_the_next_step(lab: Lab, tm
     up = lab.run("lab", "up", "--topology", str(path), "--env", "WARM_IP_TARGET=2")
     assert up.returncode == 0, up.stderr
     names = [f"p{number}" for number in range(12)]
-    lab.run("lab", "pod", "add", *names, "--node", "1", "--retry", "1")
+    lab.run("lab", "pod", "add", *names, "--node", "1", "--retry", "3")
     running = {row["name"] for row in lab.json("lab", "pod", "list")}
     refused = sorted(set(names) - running)
     assert refused and running
