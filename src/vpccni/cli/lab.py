@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vpccni.cli import lab_fault, lab_pod
+from vpccni.cli import lab_fault, lab_pod, lab_sg
 from vpccni.cli.lab_calls import calls
 from vpccni.cli.lab_overlay import compare_overlay
 from vpccni.cli.lab_probe import probe
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(lab_pod.app, name="pod")
 app.add_typer(lab_fault.app, name="fault")
+app.add_typer(lab_sg.app, name="sg")
 restart = typer.Typer(help="Restart a program of a node.", no_args_is_help=True)
 app.add_typer(restart, name="restart")
 app.command()(probe)
@@ -107,6 +108,10 @@ def status(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
     _print_nodes(_nodes(state, inventory))
     sys.stdout.write("\n")
     table(["dropped by the fabric", "packets"], [(COUNTERS[name], n) for name, n in inventory["dropped"].items()])
+    if inventory["refused"]:
+        sys.stdout.write("\n")
+        rows = [(row.get("node"), row.get("device"), row["direction"], row["packets"]) for row in inventory["refused"]]
+        table(["node refusing by security group", "device", "direction", "packets"], rows)
     sys.stdout.write(f"\n{len(pods)} pods; EC2 API at {inventory['api_url']} (vpccni lab env)\n")
     for problem in inventory["problems"]:
         say(f"problem: {problem}")

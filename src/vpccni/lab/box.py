@@ -72,7 +72,7 @@ class Box:
         """Create the VPC and start the instances, their primary interfaces cabled and configured."""
         plan = self.topology.vpc
         vpc = self.cloud.create_vpc(plan.cidrs, {"Name": "vpccni-lab"}, plan.ipv6_cidrs)
-        group = self.cloud.create_security_group(vpc.vpc_id, "nodes", "nodes of the lab")
+        groups = self._make_groups(vpc.vpc_id)
         subnets = {}
         for spec in self.topology.subnet:
             zone = self.topology.zone(spec)
@@ -80,7 +80,7 @@ class Box:
             made = self.cloud.create_subnet(vpc.vpc_id, spec.cidr, zone, tags, ipv6_cidr=spec.ipv6_cidr)
             subnets[spec.name] = made.subnet_id
         for node in self.topology.node:
-            self._launch(node, subnets[node.subnet], group.group_id)
+            self._launch(node, subnets[node.subnet], tuple(groups[name] for name in node.security_groups))
         events = self.cloud.advance(time.time())
         self.fabric.apply(events)
         for name, node_ in self.nodes.items():
@@ -93,11 +93,24 @@ class Box:
                 await self.metadata.open(event.instance_id, port_name(event.eni_id))
         self.pump()
 
-    def _launch(self, node: NodeSpec, subnet_id: str, group_id: str) -> None:
+    def _make_groups(self, vpc_id: str) -> dict[str, str]:
+        """Security groups, name -> id. Their rules come last, because they may name each other."""
+        ids = {group.name: group.group_id for group in self.cloud.groups.values()}
+        for spec in self.topology.groups:
+            ids[spec.name] = self.cloud.create_security_group(vpc_id, spec.name, f"{spec.name} of the lab").group_id
+        for spec in self.topology.groups:
+            rules = spec.parsed(ids)
+            if any(rule.egress for rule in rules):
+                self.cloud.revoke(ids[spec.name], rule_ids=list(self.cloud.group(ids[spec.name]).rules))
+            if rules:
+                self.cloud.authorize(ids[spec.name], rules)
+        return ids
+
+    def _launch(self, node: NodeSpec, subnet_id: str, group_ids: tuple[str, ...]) -> None:
         options = MetadataOptions(http_put_response_hop_limit=self.topology.http_put_response_hop_limit)
         tags = {"Name": node.name, CLUSTER_TAG: "owned"}
         request = NewInstance(
-            node.type, subnet_id, node.private_ip, node.public, (group_id,), options=options, tags=tags,
+            node.type, subnet_id, node.private_ip, node.public, group_ids, options=options, tags=tags,
             ipv6_count=int(self.topology.subnet_of(node).ipv6_cidr is not None),
         )  # fmt: skip
         try:
@@ -172,8 +185,22 @@ class Box:
             ],
             "hosts": [self._host(host) for host in self.topology.host],
             "dropped": self.fabric.dropped(),
+            "refused": self._refused(),
             "problems": list(self.problems),
         }  # fmt: skip
+
+    def _refused(self) -> list[dict[str, Any]]:
+        """What security groups refused, by node, device and direction."""
+        devices = {
+            eni["eni_id"]: {"node": node["name"], "device": eni["device"]}
+            for node in map(self._node, self.nodes.values())
+            for eni in node["enis"]
+        }
+        return [{**row, **devices.get(str(row["eni_id"]), {})} for row in self.fabric.refused()]
+
+    def names(self) -> dict[str, str]:
+        """Instance id -> node name."""
+        return {node.instance_id: name for name, node in self.nodes.items()}
 
     def host_namespace(self, via: str) -> str:
         """Name of the namespace in which hosts of that kind live."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line is the other end, and must not pay for aio
     from aiohttp import web
 
     from vpccni.lab.cloudcontrol import CloudControl
+    from vpccni.lab.groupcontrol import GroupControl
     from vpccni.lab.servers import Servers
 
 ANSWER_WITHIN_S = 10.0
@@ -117,6 +118,20 @@ def make_control(
         application.router.add_get("/calls", calls)
         application.router.add_get("/subnets/{name}", subnet)
     return application
+
+
+def serve_groups(application: web.Application, groups: GroupControl) -> None:
+    """Beside the rest: GET /groups; PUT /groups {verb, group, rule} or {verb, target, groups}."""
+    from aiohttp import web
+
+    async def show(_: web.Request) -> web.Response:
+        return web.json_response(groups.groups())
+
+    async def order(request: web.Request) -> web.Response:
+        return web.json_response(groups.order(await request.json()))
+
+    application.router.add_get("/groups", show)
+    application.router.add_put("/groups", order)
 
 
 async def listen(application: web.Application, path: Path) -> web.AppRunner:

@@ -23,9 +23,10 @@ from vpccni.errors import VpcCniError
 from vpccni.lab import servers, topology
 from vpccni.lab.box import Box
 from vpccni.lab.cloudcontrol import CloudControl
-from vpccni.lab.control import listen, make_control
+from vpccni.lab.control import listen, make_control, serve_groups
 from vpccni.lab.ec2.app import known_actions, make_app
 from vpccni.lab.ec2.calls import CallLog
+from vpccni.lab.groupcontrol import GroupControl
 from vpccni.lab.sockets import listener, namespace_handle
 from vpccni.lab.state import LabState, read_json, write_json
 from vpccni.netlink.namespace import NETNS_DIR
@@ -65,7 +66,9 @@ async def _serve(state: LabState) -> None:
         write_json(state.root / "endpoint.json", {"url": url})
         inventory = lambda: {**box.inventory(), "api_url": url, "node_api_url": NODE_ENDPOINT, "pid": os.getpid()}  # noqa: E731
         # Last, because whoever finds this socket takes the lab for ready.
-        control = await listen(make_control(inventory, workloads, _cloud_control(box, calls)), state.control_socket)
+        served = make_control(inventory, workloads, _cloud_control(box, calls))
+        serve_groups(served, GroupControl(box.cloud, box.names, box.pump))
+        control = await listen(served, state.control_socket)
         stack.push_async_callback(control.cleanup)
         log.info("ready: EC2 API at %s", url)
         await stopped.wait()
@@ -79,8 +82,7 @@ async def _start_host_servers(box: Box, workloads: servers.Servers) -> None:
 
 
 def _cloud_control(box: Box, calls: CallLog) -> CloudControl:
-    names = lambda: {node.instance_id: name for name, node in box.nodes.items()}  # noqa: E731
-    return CloudControl(box.cloud, calls, names, known_actions(), box.pump)
+    return CloudControl(box.cloud, calls, box.names, known_actions(), box.pump)
 
 
 async def _serve_ec2(box: Box, stack: contextlib.AsyncExitStack, calls: CallLog) -> str:

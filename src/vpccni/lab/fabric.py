@@ -25,6 +25,7 @@ from vpccni.lab.cloud.events import (
     SubnetDeleted,
     VpcChanged,
 )
+from vpccni.lab.guard import DIRECTIONS, Guard, counter
 from vpccni.lab.router import JUMBO_MTU, Port, Router, make_outside, owned_route
 from vpccni.lab.sockets import namespace_handle
 from vpccni.lab.state import LabState
@@ -57,6 +58,7 @@ class Fabric:
         self._unchecked: set[str] = set()  # ENI ids
         self._public: dict[IPv4Address, IPv4Address] = {}  # private: public
         self._gateways: dict[str, IPv4Address] = {}  # by subnet id
+        self._guard = Guard(versions)
         internet, site = (
             [address for host in hosts if host.via == via for address in host.addresses if address.version in versions]
             for via in ("internet", "private")
@@ -100,18 +102,36 @@ class Fabric:
                 case SubnetDeleted():
                     self.router.answer_no_more(self._gateways.pop(event.subnet_id))
                 case _:
-                    pass  # instances and security groups have no device of their own
+                    pass  # instances have no device of their own, and security groups are the guard's
+            rules.append(self._guard.follow(event, self._port_name(event)))
         text = "".join(rules)
         if text:
             self.router.nft(text)
 
     def dropped(self) -> dict[str, int]:
         """Packets dropped so far, by the names of `ruleset.COUNTERS`."""
+        found = self._counters()
+        return {name: found.get(name, 0) for name in ruleset.COUNTERS}
+
+    def refused(self) -> list[dict[str, object]]:
+        """Which interfaces' security groups have refused packets: out as well as in."""
+        found = self._counters()
+        counted = [
+            {"eni_id": eni_id, "direction": direction, "packets": found.get(counter(port.name, direction), 0)}
+            for eni_id, port in self._ports.items()
+            for direction in DIRECTIONS
+        ]
+        return [row for row in counted if row["packets"]]
+
+    def _counters(self) -> dict[str, int]:
         answer = json.loads(self.router.counters())
-        found = {
+        return {
             row["counter"]["name"]: int(row["counter"]["packets"]) for row in answer["nftables"] if "counter" in row
         }
-        return {name: found.get(name, 0) for name in ruleset.COUNTERS}
+
+    @staticmethod
+    def _port_name(event: Event) -> str:
+        return port_name(event.eni_id) if isinstance(event, LinkAppears) else ""
 
     # -- one event each ---------------------------------------------------------------------------------------------
     def _plug(self, event: LinkAppears) -> str:

@@ -4,8 +4,9 @@
 Knows which frames a VPC drops, and what an internet gateway does to addresses. Must never run anything. `lab.fabric`
 feeds the text to `nft -f -`, each batch of events as one transaction.
 
-Traffic inside the VPC is not tracked by the router: only what may be translated costs a connection entry. IPv6 is never
-translated: every address of the VPC is public by nature, and link-local ones end at the router.
+Traffic inside the VPC is not tracked by the router: only what may be translated, and flows of interfaces that security
+groups guard (`lab.guard` fills the sets for those), cost a connection entry. IPv6 is never translated: every address of
+the VPC is public by nature, and link-local ones end at the router.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ COUNTERS = {
     "wrong_mac": "frames with a source MAC that is not the sending interface's",
     "no_public_address": "packets to the internet from an address without a public one",
     "unknown_destination": "packets to an address that nobody has",
+    "security_group": "packets that no rule of an interface's security groups allows",
     "not_public": "packets from the internet to anything but a public address",
 }
 
@@ -42,6 +44,9 @@ table inet vpc {{
   set internet_hosts {{ typeof ip daddr; }}
   set public_addresses {{ typeof ip daddr; }}
   set translated {{ typeof ip saddr; }}
+  set guarded {{ type iface_index; }}
+  map leave {{ type ifname : verdict; }}
+  map arrive {{ type ifname : verdict; }}
   chain ports {{
     iifname . ether saddr != @macs counter name "wrong_mac" drop
     iifname @unchecked return
@@ -55,9 +60,14 @@ table inet vpc {{
     ip6 daddr {{ fe80::/10, ff00::/8 }} accept
     iifname "{igw}" ip daddr != @public_addresses counter name "not_public" drop
     iifname "{igw}" meta nfproto ipv4 accept
+    iif @guarded fib daddr type != local goto known
+    fib daddr oif @guarded goto known
     iifname "p*" ip daddr != @internet_hosts notrack
     meta nfproto ipv6 notrack
     iifname "{site}" notrack
+    goto known
+  }}
+  chain known {{
     fib daddr type != local fib daddr oif missing counter name "unknown_destination" drop
   }}
   chain local {{
@@ -67,6 +77,13 @@ table inet vpc {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     oifname "{igw}" ip saddr != @translated counter name "no_public_address" drop
+    ct state {{ untracked, established, related }} accept
+    iifname vmap @leave
+    goto arriving
+  }}
+  chain arriving {{
+    oifname vmap @arrive
+    accept
   }}
 }}
 table ip gateway {{

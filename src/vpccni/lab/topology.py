@@ -19,9 +19,13 @@ import msgspec
 from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core import limits
 from vpccni.errors import TopologyError
-from vpccni.lab.cloud import profile
+from vpccni.lab.cloud import grouprules, profile
+from vpccni.lab.cloud.grouprules import GroupRule
+from vpccni.lab.cloud.groups import DEFAULT_GROUP
+from vpccni.lab.cloud.interfaces import MAX_GROUPS
 
 RESERVED_NODE_NAMES = frozenset({"fabric", "internet", "site", "pod"})
+NODES_GROUP = "nodes"  # the security group of a node that names none
 RESERVED_PER_SUBNET = 4  # EC2 keeps the first four addresses and the last one of every subnet
 LINK_LOCAL = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
 
@@ -54,6 +58,7 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str = "m5.large"
     private_ip: IPv4Address | None = None
     public: bool = True
+    security_groups: tuple[str, ...] = (NODES_GROUP,)
     env: dict[str, str] = {}
 
 
@@ -69,6 +74,20 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def addresses(self) -> tuple[IPAddress, ...]:
         """All of them, of any family."""
         return (self.address,) if self.ipv6_address is None else (self.address, self.ipv6_address)
+
+
+class SecurityGroupSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[security_group]]`: rules such as `tcp 80 from 10.0.0.0/8`. Without any `to` everything may leave.
+
+    One called `nodes` takes the place of the group that nodes have, which lets everything in.
+    """
+
+    name: str
+    rules: list[str] = []
+
+    def parsed(self, groups: Mapping[str, str]) -> list[GroupRule]:
+        """The rules as values; `groups`: name -> id. Raises ValueError."""
+        return [one for text in self.rules for one in grouprules.parse(text, groups)]
 
 
 class VpcSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +109,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subnet: list[SubnetSpec]
     node: list[NodeSpec]
     host: list[HostSpec] = []
+    security_group: list[SecurityGroupSpec] = []
     region: str = "eu-central-1"
     profile: str = "calm"
     http_put_response_hop_limit: int = 2  # what EKS sets for its nodes; EC2's own default is 1
@@ -105,6 +125,13 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def zone(self, subnet: SubnetSpec) -> str:
         """Full name of the subnet's availability zone."""
         return f"{self.region}{subnet.az}" if len(subnet.az) == 1 else subnet.az
+
+    @property
+    def groups(self) -> list[SecurityGroupSpec]:
+        """All security groups, the nodes' own among them. `default` is there in any VPC."""
+        named = any(spec.name == NODES_GROUP for spec in self.security_group)
+        implied = [] if named else [SecurityGroupSpec(NODES_GROUP, ["all from anywhere"])]
+        return [*implied, *self.security_group]
 
     def subnet_of(self, node: NodeSpec) -> SubnetSpec:
         """The subnet that the node's primary interface is in."""
@@ -193,6 +220,7 @@ def check(topology: Topology) -> Topology:
     _check_subnets(topology)
     _check_nodes(topology)
     _check_hosts(topology)
+    _check_groups(topology)
     return topology
 
 
@@ -261,6 +289,22 @@ def _check_hosts(topology: Topology) -> None:
     _check_unique("host", [str(host.ipv6_address) for host in topology.host if host.ipv6_address], "ipv6_address")
 
 
+def _check_groups(topology: Topology) -> None:
+    names = {name: name for name in (DEFAULT_GROUP, *(spec.name for spec in topology.groups))}
+    _check_unique("security_group", [spec.name for spec in topology.security_group])
+    for n, spec in enumerate(topology.security_group):
+        if spec.name == DEFAULT_GROUP or not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", spec.name):
+            raise _bad(f"security_group[{n}].name", spec.name, "a-z, 0-9 and '-', other than default")
+        try:
+            spec.parsed(names)
+        except ValueError as error:
+            raise _bad(f"security_group[{n}].rules", str(spec.rules), str(error)) from None
+    for n, node in enumerate(topology.node):
+        if not 1 <= len(node.security_groups) <= MAX_GROUPS or not set(node.security_groups) <= set(names):
+            accepted = f"1 to {MAX_GROUPS} of {', '.join(sorted(names))}"
+            raise _bad(f"node[{n}].security_groups", ", ".join(node.security_groups), accepted)
+
+
 def _usable(address: IPv4Address, cidr: IPv4Network) -> bool:
     first = int(cidr.network_address) + RESERVED_PER_SUBNET
     return first <= int(address) < int(cidr.broadcast_address)
@@ -281,9 +325,9 @@ def _bad(key: str, value: str, accepted: str) -> TopologyError:
 def _accepted(message: str) -> str:
     """The keys of the table that a decoding error is about."""
     tables: dict[str, type[msgspec.Struct]] = {
-        "subnet": SubnetSpec, "node": NodeSpec, "host": HostSpec, "vpc": VpcSpec,
+        "subnet": SubnetSpec, "node": NodeSpec, "host": HostSpec, "vpc": VpcSpec, "security_group": SecurityGroupSpec,
     }  # fmt: skip
-    found = re.search(r"\$\.([a-z]+)", message)
+    found = re.search(r"\$\.([a-z_]+)", message)
     table = tables.get(found[1], Topology) if found else Topology
     return ", ".join(table.__struct_fields__)
 

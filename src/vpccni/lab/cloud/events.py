@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from vpccni.aws.values import IPNetwork
+from vpccni.lab.cloud.grouprules import GroupRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,14 @@ class SecurityGroupsChanged:
     group_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GroupRulesChanged:
+    """A security group now has exactly these rules; with none at all nothing passes, or the group is gone."""
+
+    group_id: str
+    rules: tuple[GroupRule, ...]
+
+
 Event = (
     VpcChanged
     | SubnetCreated
@@ -140,4 +149,5 @@ Event = (
     | PublicAddressChanged
     | SourceDestCheckChanged
     | SecurityGroupsChanged
+    | GroupRulesChanged
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from vpccni.aws.values import InstanceLimits, IPNetwork, alone
+from vpccni.lab.cloud.grouprules import GroupRule
 from vpccni.lab.cloud.space import AddressSpace
 
 
@@ -47,7 +48,7 @@ class Subnet:
 
 @dataclass(slots=True)
 class SecurityGroup:
-    """A security group. Rules are not modelled."""
+    """A security group; `rules` by rule id, in order of creation."""
 
     group_id: str
     serial: int
@@ -56,6 +57,7 @@ class SecurityGroup:
     name: str
     description: str
     tags: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, GroupRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the account's owner builds: VPCs, subnets, reservations, security groups, instances.
+"""What the account's owner builds: VPCs, subnets, reservations, instances.
 
 Knows EC2's rules for CIDRs and what an instance brings along (its primary interface, attached at once). Must never
 know a topology file: `lab` reads those and calls this. Part of `Cloud`.
@@ -14,8 +14,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from vpccni.lab.cloud.addresses import Wanted
 from vpccni.lab.cloud.errors import ApiError, invalid, not_found
 from vpccni.lab.cloud.events import InstanceStarted, InstanceTerminated, SubnetCreated, SubnetDeleted, VpcChanged
-from vpccni.lab.cloud.interfaces import InterfaceOperations, NewInterface
-from vpccni.lab.cloud.resources import DEFAULT_OPTIONS, Instance, MetadataOptions, SecurityGroup, Subnet, Vpc
+from vpccni.lab.cloud.groups import DEFAULT_GROUP, GroupOperations
+from vpccni.lab.cloud.interfaces import NewInterface
+from vpccni.lab.cloud.resources import DEFAULT_OPTIONS, Instance, MetadataOptions, Subnet, Vpc
 from vpccni.lab.cloud.space import AddressSpace, Reservation
 from vpccni.lab.cloud.tags import check_tags
 
@@ -40,7 +41,7 @@ class NewInstance:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class TopologyOperations(InterfaceOperations):
+class TopologyOperations(GroupOperations):
     """Build and tear down."""
 
     def create_vpc(
@@ -64,7 +65,7 @@ class TopologyOperations(InterfaceOperations):
         )
         self.vpcs[vpc.vpc_id] = vpc
         self.emit(VpcChanged(vpc.vpc_id, tuple(vpc.cidrs), tuple(vpc.ipv6_cidrs)))
-        self.create_security_group(vpc.vpc_id, "default", "default VPC security group")
+        self.create_security_group(vpc.vpc_id, DEFAULT_GROUP, "default VPC security group")
         return vpc
 
     def create_subnet(
@@ -146,22 +147,6 @@ class TopologyOperations(InterfaceOperations):
                     subnet.v4.reservations.remove(found)
                     return found
         raise not_found("scr", reservation_id)
-
-    def create_security_group(
-        self, vpc_id: str, name: str, description: str = "", tags: Mapping[str, str] | None = None
-    ) -> SecurityGroup:
-        """CreateSecurityGroup: names are unique in a VPC."""
-        self.settle()
-        self.vpc(vpc_id)
-        if any(group.name == name for group in self.groups.values() if group.vpc_id == vpc_id):
-            message = f"The security group '{name}' already exists for VPC '{vpc_id}'"
-            raise ApiError("InvalidGroup.Duplicate", message)
-        check_tags(tags or {})
-        group = SecurityGroup(
-            self.new_id("sg"), self.next_serial(), self.account_id, vpc_id, name, description, dict(tags or {})
-        )
-        self.groups[group.group_id] = group
-        return group
 
     def run_instance(self, request: NewInstance) -> Instance:
         """One instance, running at once, its primary interface attached, linked and listed at once."""

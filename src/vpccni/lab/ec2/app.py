@@ -22,7 +22,7 @@ from aiohttp import web
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.gate import Lost
-from vpccni.lab.ec2 import change, describe
+from vpccni.lab.ec2 import change, describe, groups
 from vpccni.lab.ec2.admission import Admission, Call, Weather
 from vpccni.lab.ec2.calls import LOST_AFTER, LOST_BEFORE, CallLog
 from vpccni.lab.ec2.model import ServiceModel, load
@@ -38,6 +38,7 @@ DESCRIBES: Mapping[str, Operation] = {
     "DescribeNetworkInterfaceAttribute": describe.network_interface_attribute,
     "DescribeNetworkInterfacePermissions": describe.network_interface_permissions,
     "DescribeNetworkInterfaces": describe.network_interfaces,
+    "DescribeSecurityGroupRules": groups.describe_rules,
     "DescribeSecurityGroups": describe.security_groups,
     "DescribeSubnets": describe.subnets,
     "DescribeTags": describe.tags,
@@ -52,7 +53,12 @@ CHANGES: Mapping[str, Operation] = {
     "AttachNetworkInterface": change.attach_network_interface,
     "CreateNetworkInterface": change.create_network_interface,
     "CreateNetworkInterfacePermission": change.create_network_interface_permission,
+    "AuthorizeSecurityGroupEgress": groups.authorize_egress,
+    "AuthorizeSecurityGroupIngress": groups.authorize_ingress,
     "CreateSecurityGroup": change.create_security_group,
+    "DeleteSecurityGroup": groups.delete_security_group,
+    "RevokeSecurityGroupEgress": groups.revoke_egress,
+    "RevokeSecurityGroupIngress": groups.revoke_ingress,
     "CreateSubnet": change.create_subnet,
     "CreateSubnetCidrReservation": change.create_subnet_cidr_reservation,
     "CreateTags": change.create_tags,

@@ -12,7 +12,7 @@ from typing import Any
 
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError, invalid
-from vpccni.lab.cloud.resources import Eni, Instance, SecurityGroup
+from vpccni.lab.cloud.resources import Eni, Instance
 from vpccni.lab.cloud.view import zone_id
 from vpccni.lab.ec2 import filters, rows
 from vpccni.lab.ec2.paging import page
@@ -21,7 +21,7 @@ Parameters = Mapping[str, Any]
 Answer = dict[str, Any]
 
 
-def _listing(
+def listing(
     cloud: Cloud,
     action: str,
     parameters: Parameters,
@@ -30,6 +30,7 @@ def _listing(
     *,
     ids: str = "",
 ) -> tuple[list[Any], str | None]:
+    """Those that pass the call's filters, one page of them, and the token of the next."""
     tests = filters.compile_filters(table, parameters.get("Filters", ()))
     passing = [(serial, item) for serial, item in listed if all(test(cloud, item) for test in tests)]
     return page(action, parameters, passing, ids=ids)
@@ -45,7 +46,7 @@ def network_interfaces(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeNetworkInterfaces. Its paging parameters do not go with ids."""
     ids = parameters.get("NetworkInterfaceIds", ())
     listed = _wanted({} if ids else cloud.listed_enis(), lambda eni_id: cloud.described(cloud.eni(eni_id)), ids)
-    found, token = _listing(
+    found, token = listing(
         cloud, "DescribeNetworkInterfaces", parameters, filters.INTERFACE, listed, ids="NetworkInterfaceIds"
     )
     return {"NetworkInterfaces": [rows.interface(cloud, eni) for eni in found], "NextToken": token}
@@ -70,40 +71,34 @@ def network_interface_attribute(cloud: Cloud, parameters: Parameters) -> Answer:
 def subnets(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeSubnets."""
     listed = _wanted(cloud.subnets, cloud.subnet, parameters.get("SubnetIds", ()))
-    found, token = _listing(cloud, "DescribeSubnets", parameters, filters.SUBNET, listed, ids="SubnetIds")
+    found, token = listing(cloud, "DescribeSubnets", parameters, filters.SUBNET, listed, ids="SubnetIds")
     return {"Subnets": [rows.subnet(cloud, subnet) for subnet in found], "NextToken": token}
 
 
 def vpcs(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeVpcs."""
     listed = _wanted(cloud.vpcs, cloud.vpc, parameters.get("VpcIds", ()))
-    found, token = _listing(cloud, "DescribeVpcs", parameters, filters.VPC, listed, ids="VpcIds")
+    found, token = listing(cloud, "DescribeVpcs", parameters, filters.VPC, listed, ids="VpcIds")
     return {"Vpcs": [rows.vpc(cloud, vpc) for vpc in found], "NextToken": token}
 
 
 def security_groups(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeSecurityGroups, by id or by name."""
     names = parameters.get("GroupNames", ())
-    listed = _wanted(cloud.groups, lambda group_id: _group(cloud, group_id), parameters.get("GroupIds", ()))
+    listed = _wanted(cloud.groups, cloud.group, parameters.get("GroupIds", ()))
     for name in names:
         if not any(group.name == name for group in cloud.groups.values()):
             raise ApiError("InvalidGroup.NotFound", f"The security group '{name}' does not exist")
     listed = [pair for pair in listed if not names or pair[1].name in names]
-    found, token = _listing(cloud, "DescribeSecurityGroups", parameters, filters.GROUP, listed, ids="GroupIds")
+    found, token = listing(cloud, "DescribeSecurityGroups", parameters, filters.GROUP, listed, ids="GroupIds")
     return {"SecurityGroups": [rows.security_group(cloud, group) for group in found], "NextToken": token}
-
-
-def _group(cloud: Cloud, group_id: str) -> SecurityGroup:
-    if group_id not in cloud.groups:
-        raise ApiError("InvalidGroup.NotFound", f"The security group '{group_id}' does not exist")
-    return cloud.groups[group_id]
 
 
 def instances(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeInstances; every instance is a reservation of its own."""
     listed = _wanted(cloud.instances, cloud.instance, parameters.get("InstanceIds", ()))
     found: list[Instance]
-    found, token = _listing(cloud, "DescribeInstances", parameters, filters.INSTANCE, listed, ids="InstanceIds")
+    found, token = listing(cloud, "DescribeInstances", parameters, filters.INSTANCE, listed, ids="InstanceIds")
     return {"Reservations": [rows.reservation(cloud, instance) for instance in found], "NextToken": token}
 
 
@@ -119,7 +114,7 @@ def instance_types(cloud: Cloud, parameters: Parameters) -> Answer:
         listed = list(enumerate(found.values()))
     else:
         listed = list(enumerate(cloud.all_limits()))
-    chosen, token = _listing(
+    chosen, token = listing(
         cloud, "DescribeInstanceTypes", parameters, filters.INSTANCE_TYPE, listed, ids="InstanceTypes"
     )
     return {"InstanceTypes": [rows.instance_type(limits) for limits in chosen], "NextToken": token}
@@ -128,7 +123,7 @@ def instance_types(cloud: Cloud, parameters: Parameters) -> Answer:
 def trunk_interface_associations(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeTrunkInterfaceAssociations."""
     listed = [(one.serial, one) for one in cloud.trunk_associations(parameters.get("AssociationIds", ()))]
-    found, token = _listing(
+    found, token = listing(
         cloud, "DescribeTrunkInterfaceAssociations", parameters, filters.TRUNK, sorted(listed, key=_serial),
         ids="AssociationIds",
     )  # fmt: skip
@@ -139,7 +134,7 @@ def network_interface_permissions(cloud: Cloud, parameters: Parameters) -> Answe
     """DescribeNetworkInterfacePermissions."""
     ids = parameters.get("NetworkInterfacePermissionIds", ())
     listed = _wanted(cloud.permissions, cloud.permission, ids)
-    found, token = _listing(
+    found, token = listing(
         cloud, "DescribeNetworkInterfacePermissions", parameters, filters.PERMISSION, listed,
         ids="NetworkInterfacePermissionIds",
     )  # fmt: skip
@@ -149,7 +144,7 @@ def network_interface_permissions(cloud: Cloud, parameters: Parameters) -> Answe
 def subnet_cidr_reservations(cloud: Cloud, parameters: Parameters) -> Answer:
     """GetSubnetCidrReservations; IPv6 ones are not modelled."""
     reservations = cloud.subnet(parameters["SubnetId"]).v4.reservations
-    found, token = _listing(
+    found, token = listing(
         cloud, "GetSubnetCidrReservations", parameters, filters.RESERVATION, list(enumerate(reservations))
     )
     listed = [rows.cidr_reservation(one, cloud.account_id) for one in found]
@@ -163,7 +158,7 @@ def _serial(pair: tuple[int, object]) -> int:
 def tags(cloud: Cloud, parameters: Parameters) -> Answer:
     """DescribeTags."""
     listed = list(enumerate(cloud.all_tags()))
-    found, token = _listing(cloud, "DescribeTags", parameters, filters.TAG, listed)
+    found, token = listing(cloud, "DescribeTags", parameters, filters.TAG, listed)
     return {
         "Tags": [
             {"ResourceId": one, "ResourceType": kind, "Key": key, "Value": text} for one, kind, key, text in found

@@ -166,13 +166,18 @@ PERMISSION: Table = {
     "network-interface-permission.permission": lambda world, one: (one.permission,),
 }
 
+GROUP_RULE: Table = {
+    "group-id": lambda world, row: (row["GroupId"],),
+    "security-group-rule-id": lambda world, row: (row["SecurityGroupRuleId"],),
+}
+
 RESERVATION: Table = {
     "reservationType": lambda world, one: (one.kind,),
     "subnet-id": lambda world, one: (one.subnet_id,),
 }
 
 Filterable = Eni | Subnet | Vpc | SecurityGroup | Instance | InstanceLimits | tuple[str, str, str, str]
-UNTAGGED = (TAG, INSTANCE_TYPE, TRUNK, PERMISSION, RESERVATION)
+UNTAGGED = (TAG, INSTANCE_TYPE, TRUNK, PERMISSION, RESERVATION, GROUP_RULE)
 Test = Callable[[World, Any], bool]
 
 

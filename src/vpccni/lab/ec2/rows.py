@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from vpccni.aws.values import InstanceLimits, IPAddress
+from vpccni.lab.cloud.grouprules import ICMP, LAST_PORT, PORTED, GroupRule
 from vpccni.lab.cloud.resources import (
     Attachment,
     Eni,
@@ -213,16 +214,60 @@ def vpc(world: World, found: Vpc) -> Row:
 
 
 def security_group(world: World, found: SecurityGroup) -> Row:
-    """SecurityGroup. Rules are not modelled: everything out is what EC2 gives a new group."""
+    """SecurityGroup."""
     return {
         "Description": found.description,
         "GroupName": found.name,
-        "IpPermissions": [],
+        "IpPermissions": _permissions(found, egress=False),
         "OwnerId": found.owner_id,
         "GroupId": found.group_id,
-        "IpPermissionsEgress": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}],
+        "IpPermissionsEgress": _permissions(found, egress=True),
         "Tags": tag_list(found.tags) or None,
         "VpcId": found.vpc_id,
+    }
+
+
+def _permissions(group: SecurityGroup, *, egress: bool) -> list[Row]:
+    """IpPermissions: the rules of a direction, those of the same protocol and ports together."""
+    found: dict[tuple[object, ...], Row] = {}
+    for one in (each for each in group.rules.values() if each.egress == egress):
+        row = found.setdefault(
+            (one.protocol, one.first, one.last),
+            {"IpProtocol": one.protocol, **_ports(one), "IpRanges": [], "Ipv6Ranges": [], "UserIdGroupPairs": []},
+        )
+        text = {"Description": one.description or None}
+        if isinstance(one.peer, str):
+            row["UserIdGroupPairs"].append({"GroupId": one.peer, "UserId": group.owner_id, **text})
+        elif one.peer.version == 4:
+            row["IpRanges"].append({"CidrIp": one.peer, **text})
+        else:
+            row["Ipv6Ranges"].append({"CidrIpv6": one.peer, **text})
+    return list(found.values())
+
+
+def _ports(one: GroupRule) -> Row:
+    """Ports, or type and code of ICMP, as EC2 writes "all"."""
+    if one.protocol in ICMP:
+        return {"FromPort": -1 if one.first is None else one.first, "ToPort": -1 if one.last is None else one.last}
+    if one.protocol in PORTED:
+        return {"FromPort": one.first or 0, "ToPort": LAST_PORT if one.last is None else one.last}
+    return {}
+
+
+def security_group_rule(group: SecurityGroup, one: GroupRule) -> Row:
+    """SecurityGroupRule."""
+    peer: Row = {"ReferencedGroupInfo": {"GroupId": one.peer, "UserId": group.owner_id, "VpcId": group.vpc_id}}
+    if not isinstance(one.peer, str):
+        peer = {"CidrIpv4" if one.peer.version == 4 else "CidrIpv6": one.peer}
+    return {
+        "SecurityGroupRuleId": one.rule_id,
+        "GroupId": group.group_id,
+        "GroupOwnerId": group.owner_id,
+        "IsEgress": one.egress,
+        "IpProtocol": one.protocol,
+        **({"FromPort": -1, "ToPort": -1} | _ports(one)),
+        **peer,
+        "Description": one.description or None,
     }
 
 
