@@ -12,6 +12,7 @@ import pytest
 
 from vpccni.errors import TopologyError
 from vpccni.lab import topology
+from vpccni.lab.cloud import grouprules
 
 GOOD: dict[str, Any] = {
     "vpc": {"cidrs": ["10.20.0.0/16", "100.64.0.0/16"]},
@@ -72,7 +73,7 @@ def test_what_is_written_to_the_state_is_read_back_equal() -> None:
         ("node.1.name", "1", ["node[1].name"]),
         ("node.0.type", "z9.huge", ["node[0].type", "m5.large"]),
         ("profile", "stormy", ["profile", "calm"]),
-        ("node.0.typ", "m5.large", ["node", "typ", "private_ip, public, env"]),
+        ("node.0.typ", "m5.large", ["node", "typ", "private_ip, public, security_groups, env"]),
         ("node.0.env", {"A": 1}, ["node", "env", "str"]),
         ("host.0.address", "10.20.0.7", ["host[0].address", "192.0.2.0/24"]),
         ("host.0.via", "vpn", ["host", "via"]),
@@ -80,6 +81,18 @@ def test_what_is_written_to_the_state_is_read_back_equal() -> None:
         ("vpc.cidrs", [], ["vpc.cidrs", "at least one"]),
         ("http_put_response_hop_limit", 0, ["http_put_response_hop_limit", "1 to 64"]),
         ("node", [], ["node", "at least one"]),
+        ("node.0.security_groups", ["web"], ["node[0].security_groups", "default, nodes"]),
+        ("node.0.security_groups", [], ["node[0].security_groups", "1 to 5"]),
+        ("security_group", [{"name": "default"}], ["security_group[0].name", "other than default"]),
+        ("security_group", [{"name": "w"}, {"name": "w"}], ["security_group[1].name", "no other"]),
+        ("security_group", [{"name": "w", "rules": ["tcp 80"]}], ["security_group[0].rules", "from|to"]),
+        (
+            "security_group",
+            [{"name": "w", "rules": ["tcp 80 from x"]}],
+            ["security_group[0].rules", "default, nodes, w"],
+        ),
+        ("security_group", [{"name": "w", "rules": ["tcp 9-8 from w"]}], ["security_group[0].rules", "port range"]),
+        ("security_group", [{"name": "w", "rule": []}], ["security_group", "rule", "name, rules"]),
     ],
 )
 def test_a_bad_value_is_refused_by_key(path: str, value: object, named: list[str]) -> None:
@@ -121,6 +134,30 @@ def test_ipv6_of_a_file_is_read_as_written_and_belongs_to_one_subnet() -> None:
         tree = changed("subnet.0.ipv6_cidr", "2001:db8:1:aa00::/64", IPV6)
         tree["subnet"][1]["ipv6_cidr"] = "2001:db8:1:aa00::/64"
         topology.decode(tree)
+
+
+def test_the_nodes_own_group_lets_everything_in_unless_the_file_has_it() -> None:
+    implied, web = topology.decode(changed("security_group", [{"name": "web"}])).groups
+    assert (implied.name, implied.rules, web.rules) == ("nodes", ["all from anywhere"], [])
+    (own,) = topology.decode(changed("security_group", [{"name": "nodes", "rules": ["all from nodes"]}])).groups
+    assert [str(rule) for rule in own.parsed({"nodes": "sg-1"})] == ["all from sg-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("tcp 80 from 10.0.0.0/8", ["tcp 80 from 10.0.0.0/8"]),
+        ("udp 5000-5010 to db", ["udp 5000-5010 to sg-2"]),
+        ("icmp 8 from sg-2", ["icmp 8 from sg-2"]),
+        ("icmp 3/4 from 2001:db8::/64", ["icmp 3/4 from 2001:db8::/64"]),
+        ("6 from 10.0.0.1", ["tcp from 10.0.0.1/32"]),
+        ("ALL to anywhere", ["all to 0.0.0.0/0", "all to ::/0"]),
+    ],
+)
+def test_a_rule_is_read_as_it_is_written(text: str, rules: list[str]) -> None:
+    found = grouprules.parse(text, {"db": "sg-2"})
+    assert [str(rule) for rule in found] == rules
+    assert grouprules.parse(str(found[0]), {"db": "sg-2"}) == found[:1]
 
 
 def test_a_file_that_is_not_toml_or_not_there_is_refused(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def _protocol(rule: GroupRule) -> str:
         return f"meta l4proto {_ICMP_NUMBER.get(rule.protocol, rule.protocol)}"
     if rule.protocol in PORTED:
         return f"{rule.protocol} dport {rule.first}-{rule.last}"
-    code = "" if rule.last is None else f" {rule.protocol} code {rule.last}"
-    return f"{rule.protocol} type {rule.first}{code}"
+    kind = f"{rule.protocol} type {rule.first}"
+    return kind if rule.last is None else f"{kind} {rule.protocol} code {rule.last}"
 
 
 def transaction(before: Filters, after: Filters) -> str:
