@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from vpccni.aws.values import IPAddress, IPNetwork
+from vpccni.aws.values import IPAddress, IPNetwork, alone
 from vpccni.errors import HostError
 from vpccni.lab import ruleset
 from vpccni.lab.launch import SYSTEM_PATH
@@ -175,7 +175,7 @@ def make_outside(router: Router, name: str, port_name: str, macs: tuple[str, str
     """
     handle = make_namespace(name)
     port = router.plug(port_name, Link("eth0", mac=macs[1], mtu=INTERNET_MTU, netns_fd=handle), INTERNET_MTU, macs[0])
-    router.change([replace(owned_route(host_network(host), port)) for host in hosts])
+    router.change([replace(owned_route(alone(host), port)) for host in hosts])
     with RouteSocket(handle) as kernel:
         link = kernel.link("eth0")
         assert link is not None
@@ -187,11 +187,6 @@ def make_outside(router: Router, name: str, port_name: str, macs: tuple[str, str
             kernel.run(add(Neighbour(gateway, link.index, mac=macs[0])))
             kernel.run(add(Route(EVERYWHERE[version], link.index, gateway=gateway, onlink=True)))
     return handle
-
-
-def host_network(address: IPAddress) -> IPNetwork:
-    """An address as the block of size one."""
-    return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
 
 
 def _interface(address: IPAddress) -> IPv4Interface | IPv6Interface:
