@@ -151,6 +151,7 @@ CONFLICTS = [
         "POD_MTU=1000 is below 1280",
     ),
     ({"VPCCNI_DUAL_STACK": "true", "POD_MTU": "1000"}, "POD_MTU=1000 is below 1280"),
+    ({"ENABLE_V6_EGRESS": "true", "AWS_VPC_ENI_MTU": "1000"}, "AWS_VPC_ENI_MTU=1000 is below 1280"),
     ({"VPCCNI_DUAL_STACK": "true", "DISABLE_POD_V6": "true"}, "VPCCNI_DUAL_STACK excludes DISABLE_POD_V6"),
     ({"VPCCNI_DUAL_STACK": "true", "ENABLE_V6_EGRESS": "true"}, "VPCCNI_DUAL_STACK excludes ENABLE_V6_EGRESS"),
     (

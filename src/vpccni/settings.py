@@ -309,9 +309,10 @@ def _conflicts(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         yield involved, "ENABLE_IPv6 excludes AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"
     for name, text in _dual_stack_conflicts(s):
         yield ("VPCCNI_DUAL_STACK", name), text
-    if 6 in s.versions:
-        family = "ENABLE_IPv6" if s.enable_ipv6 else "VPCCNI_DUAL_STACK"
-        if s.disable_pod_v6:
+    if 6 in (*s.versions, s.egress_version):
+        own = "ENABLE_IPv6" if s.enable_ipv6 else "VPCCNI_DUAL_STACK"
+        family = own if 6 in s.versions else "ENABLE_V6_EGRESS"
+        if s.disable_pod_v6 and family == own:
             yield (family, "DISABLE_POD_V6"), f"{family} excludes DISABLE_POD_V6, which takes IPv6 from pods"
         for name, mtu in (("AWS_VPC_ENI_MTU", s.eni_mtu), ("POD_MTU", s.pod_mtu)):
             if mtu < 1280 and (name != "POD_MTU" or mtu != s.eni_mtu):

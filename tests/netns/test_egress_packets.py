@@ -171,6 +171,21 @@ def test_nobody_reaches_a_pod_by_its_local_address_and_only_the_refusal_keeps_th
     assert all(world.seen(source, world.pods[1], target) for source in sources), "without the refusal they would"
 
 
+def test_chains_that_the_go_plugin_made_for_pods_go_and_others_stay(world):
+    family, prefix = world.family, f"CNI-E{world.family.version}-"
+    for chain in (prefix + "5740307710ebfd5fb24f5", "CNI-0123456789abcdef01234567", prefix + "short"):
+        comment = ("-m", "comment", "--comment", f'name: "aws-cni" id: "{chain}"')
+        world.iptables("-t", "nat", "-N", chain)
+        world.iptables("-t", "nat", "-A", chain, *comment, "-j", "SNAT", "--to-source", family.node)
+        world.iptables("-t", "nat", "-I", "POSTROUTING", "-s", family.local[0], *comment, "-j", chain)
+    with inside(world.node.fd):
+        Firewall().apply(egress.rules(ip_address(family.node)))
+    left = world.iptables("-t", "nat", "-S")
+    assert "5740307710ebfd5fb24f5" not in left
+    assert f"-N {prefix}short" in left and left.count("-j CNI-0123456789abcdef01234567") == 1
+    assert world.out(0) == family.node
+
+
 def test_the_pod_looks_like_the_worked_example(world):
     family, pod = world.family, world.pods[0]
     name = c.EGRESS_INTERFACES[family.version]

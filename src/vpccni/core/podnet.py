@@ -177,25 +177,13 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
     )
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
     host_requests = (*_outside(addresses, link, plan.layout), *((_named(link, alias),) if alias else ()))
-    if local is not None:
-        return PodWiring(
-            pod,
-            plan,
-            link,
-            sysctls=link_sysctls(name, addresses),
-            pod_sysctls=egress.pod_sysctls(local, inside.name, pod.ifname),
-            pod_requests=egress.inside(local, inside, plan.host_mac),
-            host_requests=host_requests,
-        )
-    return PodWiring(
-        pod,
-        plan,
-        link,
-        sysctls=link_sysctls(name, addresses),
-        pod_sysctls=_pod_sysctls(addresses, inside.name),
-        pod_requests=_inside(addresses, inside, plan),
-        host_requests=host_requests,
-    )
+    if local is None:
+        pod_sysctls, pod_requests = _pod_sysctls(addresses, inside.name), _inside(addresses, inside, plan)
+    else:
+        pod_sysctls = egress.pod_sysctls(local, inside.name, pod.ifname)
+        pod_requests = egress.inside(local, inside, plan.host_mac)
+    sysctls = link_sysctls(name, addresses)
+    return PodWiring(pod, plan, link, sysctls, pod_sysctls, pod_requests, host_requests)
 
 
 def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, ...]:
