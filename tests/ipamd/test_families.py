@@ -114,7 +114,7 @@ def test_an_eni_without_its_prefix_serves_no_dual_stack_pod_and_says_why() -> No
         rig.refuse = lambda action: None
         await asyncio.sleep(130)
         (grant,) = await node.add(1)
-        assert len(grant.addresses) == 2
+        assert len(grant.addresses) == 2 and node.holds.last_error is None
         rig.check()
 
     play(story)
@@ -266,6 +266,28 @@ def test_dual_stack_with_custom_networking_takes_both_addresses_from_the_pods_su
         assert primary.prefixes == () and len(secondary.prefixes) == 1, "the primary ENI needs none"
         (grant,) = await node.add(1)
         assert grant.addresses[0].address in IPv4Network("10.0.8.0/24") and grant.addresses[1].address in wide
+        rig.check()
+
+    play(story)
+
+
+@pytest.mark.parametrize("code", ["InsufficientCidrBlocks", "InsufficientFreeAddressesInSubnet"])
+def test_an_ipv6_subnet_that_has_no_prefix_left_is_asked_ever_less_often_and_named(code: str) -> None:
+    async def story() -> None:
+        rig = Rig("m5.large", ipv6=True, MAX_ENI="1", **IPV6)
+
+        def refuse(action: str) -> None:
+            if action == "AssignIpv6Addresses":
+                raise ApiError(code, "as the test wants", status=400)
+
+        rig.refuse = refuse
+        node = await rig.started()
+        await asyncio.sleep(270)
+        assert 3 <= rig.mutations().count("AssignIpv6Addresses") <= 9
+        assert "subnet-fragmented" in {step.code for step in node.engine.plan() if isinstance(step, Wait)}
+        rig.refuse = lambda action: None
+        await asyncio.sleep(130)
+        assert len(await node.add(1)) == 1
         rig.check()
 
     play(story)

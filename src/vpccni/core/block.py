@@ -65,7 +65,8 @@ class HeldBlock:
     """The mutable state of one block that an ENI holds; offsets count from the block's first address.
 
     Every offset is in exactly one state: owned, cooling, rested (used before, free again), or never used.
-    `rested` is ordered, least recently used first. `active` says whether new grants may come from the block.
+    `rested` is ordered, least recently used first. `active`: the block counts, and new grants may come from it. The /80
+    beside IPv4 addresses in a dual-stack pool gives addresses too, but does not count (`HeldEni.companion`).
     """
 
     __slots__ = (

@@ -130,7 +130,7 @@ def _obstacle(held: HeldEni, kind: BlockKind, holds: Holds, now: float) -> tuple
 _SAYS = {
     "eni-full": "takes no more addresses, EC2 says",
     "subnet-hold": "had no room",
-    "subnet-fragmented": "had no free /28",
+    "subnet-fragmented": "had no free prefix",
 }
 
 

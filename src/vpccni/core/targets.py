@@ -67,7 +67,7 @@ class Demand:
 
     `spare` addresses available beyond those for pods that wait, `minimum` held in total, `ceiling` never exceeded (max
     pods; None: no bound).
-    `whole_enis`: grow by filling ENIs and shrink by freeing them, never by single blocks (WARM_ENI_TARGET).
+    `whole_enis`: grow by filling ENIs and shrink by freeing them, never by single blocks (WARM_ENI_TARGET, IPv6).
     `block_size` is the unit in which EC2 gives and takes; `setting` names the settings for explanations.
     """
 

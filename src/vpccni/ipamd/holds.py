@@ -127,6 +127,11 @@ class HoldBook:
         self.last_error = error
         self._enis.setdefault(eni_id, _Backoff(SUBNET_FIRST_S, SUBNET_LAST_S)).failed(now, self.rng)
 
+    def eni_took(self, eni_id: str) -> None:
+        """EC2 gave an ENI what it had refused."""
+        self._enis.pop(eni_id, None)
+        self.last_error = None
+
     def failed(self, error: VpcCniError, now: float, *, attaching: bool) -> None:
         """A step failed; everything it did was undone."""
         self.last_error = error

@@ -130,6 +130,7 @@ class StepRunner:
         self._take_singles(step.kind)
         self._pool.add_blocks(step.eni_id, map(Block, networks))
         if step.version != self._pool.version:  # says nothing about how many addresses the subnet has
+            self._holds.eni_took(step.eni_id)
             return
         given = sum(network.num_addresses for network in networks)
         self._holds.succeeded(subnet_id, self._clock.now(), given, prefixes=step.kind is BlockKind.PREFIX)
@@ -223,12 +224,12 @@ class StepRunner:
     async def _no_room(self, subnet_id: str, step: AssignBlocks, error: CloudError) -> None:
         """A subnet had less than was asked for: find out what it can give, in as few calls as possible."""
         now = self._clock.now()
-        if error.error_code == "subnet-fragmented":
+        if error.error_code == "subnet-fragmented" or step.version == 6:
             self._holds.no_prefix_in(subnet_id, step.count, now, error)
             return
         free = {each.subnet_id: each.free_addresses for each in await self._placement.listed(fresh=True)}
         left = free.get(subnet_id, 0)
-        if step.version == 4 and step.kind is BlockKind.PREFIX and 0 < left < 16:
+        if step.kind is BlockKind.PREFIX and 0 < left < 16:
             self._holds.no_prefix_in(subnet_id, 1, now, error)
             return
         self._holds.subnet_has(subnet_id, left, now, error)
