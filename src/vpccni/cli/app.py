@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vpccni import __version__
-from vpccni.cli import doctor, instance_types, lab, maxpods, selftest, settings, sim, why
+from vpccni.cli import doctor, instance_types, lab, maxpods, pcap, selftest, settings, sim, trace, why
 from vpccni.cli.output import EXIT_BAD_INPUT, Session, refuse, session
 from vpccni.errors import VpcCniError
 
@@ -33,6 +33,8 @@ app.command("why")(why.why)
 app.command("doctor")(doctor.doctor)
 app.command("sim")(sim.sim)
 app.command("selftest")(selftest.selftest)
+app.command("trace")(trace.trace)
+app.command("pcap")(pcap.pcap)
 
 
 @app.callback(invoke_without_command=True)

@@ -238,6 +238,7 @@ class Box:
             "port": self.fabric.port_of(eni.eni_id) or None,
             "status": attachment.status,
             "subnet_id": eni.subnet_id,
+            "source_dest_check": eni.source_dest_check,
             "primary_address": str(eni.primary),
             "addresses": [str(address) for address in eni.addresses],
             "prefixes": [str(prefix) for prefix in eni.prefixes],

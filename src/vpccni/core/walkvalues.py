@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The world through which a packet walks, and what is said of its way, as values.
+
+Knows machines ("stacks") with what was observed in their kernels, the VPC with who owns which address, hops and
+verdicts. Must never decide where a packet goes: `walk` does. `lab.trace` fills the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vpccni.core.chains import Tables
+from vpccni.core.walkfilter import Header
+from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Neighbour, Route, Rule
+
+Phase = Literal["request", "reply"]
+Way = Literal["in", "out", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A network namespace as its kernel describes it. `cables` lead from a device to (stack, device) at its far end;
+    `policies` of built-in chains by "table CHAIN"; `reverse_filter` is rp_filter in force, by device."""
+
+    name: str
+    links: tuple[Link, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    tables: Mapping[int, Tables] = field(default_factory=dict)  # by IP version
+    policies: Mapping[str, str] = field(default_factory=dict)
+    cables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reverse_filter: Mapping[str, int] = field(default_factory=dict)
+
+    def device(self, index: int) -> str:
+        """Name of a device, empty when there is none of that index."""
+        return next((link.name for link in self.links if link.index == index), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An attached ENI: the device on its node, the router's end, and what it owns."""
+
+    eni_id: str
+    stack: str
+    device: str
+    port: str
+    owned: tuple[IPNetwork, ...]
+    checked: bool = True
+
+    def owns(self, address: IPAddress) -> bool:
+        """Whether EC2 delivers packets for this address here."""
+        return any(address.version == network.version and address in network for network in self.owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A host outside the VPC, in the namespace `stack`."""
+
+    name: str
+    stack: str
+    addresses: tuple[IPAddress, ...]
+    via: Literal["internet", "private"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vpc:
+    """Who owns what. `public`: private address -> public one. `services`: addresses of the VPC itself."""
+
+    cidrs: tuple[IPNetwork, ...]
+    ports: tuple[Port, ...]
+    outside: tuple[Outside, ...] = ()
+    public: Mapping[IPAddress, IPAddress] = field(default_factory=dict)
+    services: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All stacks by name, and the VPC between them (None on a machine that knows only itself)."""
+
+    stacks: Mapping[str, Stack]
+    vpc: Vpc | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One step. With a `device` the packet is visible there; without, something is decided, by the object `by`."""
+
+    phase: Phase
+    place: str
+    device: str
+    way: Way
+    header: Header
+    by: str = ""
+    why: str = ""
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How it ends. `code` is empty when request and reply arrive."""
+
+    code: str
+    where: str
+    why: str
+    next_step: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the sender gets its answer."""
+        return not self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """The predicted way there and back. `delivered_to` is the place that got the request, empty when none did."""
+
+    hops: tuple[Hop, ...]
+    verdict: Verdict
+    delivered_to: str = ""
+    unread: tuple[str, ...] = ()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as `core.walk` sees it: every kernel as it is now, and who owns what according to EC2.
+
+Knows which namespaces belong to which pod and node, and how to read them. Must never change anything or predict. The
+trace and the capture command use it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from vpccni.core.chains import Tables, parse_save
+from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
+from vpccni.errors import HostError
+from vpccni.host import sysctl
+from vpccni.host.programs import run_program
+from vpccni.lab.router import SERVICE_ADDRESSES
+from vpccni.lab.sockets import namespace_handle
+from vpccni.lab.state import LabState, PodRecord
+from vpccni.netlink.namespace import NETNS_DIR, inside
+from vpccni.netlink.socket import RouteSocket
+from vpccni.netlink.values import IPNetwork
+
+VERSIONS = (4, 6)
+_POLICY = re.compile(r"^:(\w+) (DROP)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class LabWorld:
+    """The world, and in which namespace each of its places can be watched."""
+
+    world: World
+    namespaces: Mapping[str, Path]
+
+
+def observe(state: LabState, inventory: Mapping[str, Any], pods: Iterable[PodRecord]) -> LabWorld:
+    """Read all nodes and pods."""
+    pods = [pod for pod in pods if pod.addresses]
+    nodes = {f"node {node['name']}": NETNS_DIR / state.node_namespace(node["name"]) for node in inventory["nodes"]}
+    paths = {**nodes, **{f"pod {pod.label}": Path(pod.netns) for pod in pods}}
+    stacks = {name: read_stack(name, path, firewall=name in nodes) for name, path in paths.items()}
+    for pod in pods:
+        inner, outer = f"pod {pod.label}", f"node {pod.node}"
+        stacks[inner], stacks[outer] = cable(stacks[inner], stacks[outer])
+    places = {
+        "vpc": NETNS_DIR / state.fabric_namespace,
+        "internet": NETNS_DIR / state.internet_namespace,
+        "site": NETNS_DIR / state.site_namespace,
+    }
+    return LabWorld(World(stacks, vpc(inventory)), {**paths, **{name: path for name, path in places.items()
+                                                                  if path.exists()}})  # fmt: skip
+
+
+def read_stack(name: str, netns: Path, *, firewall: bool) -> Stack:
+    """A namespace's links, addresses, routes, rules, neighbours and, on request, its firewall and rp_filter."""
+    with namespace_handle(netns) as handle:
+        with RouteSocket(handle) as kernel:
+            stack = Stack(
+                name,
+                tuple(kernel.links()),
+                tuple(kernel.addresses()),
+                tuple(route for version in VERSIONS for route in kernel.routes(version)),
+                tuple(rule for version in VERSIONS for rule in kernel.rules(version)),
+                tuple(kernel.neighbours()),
+            )
+        if not firewall:
+            return stack
+        with inside(handle):
+            filters = {link.name: _reverse_filter(link.name) for link in stack.links}
+            texts = {version: _saved(version) for version in VERSIONS}
+    tables: dict[int, Tables] = {version: parse_save(text) for version, text in texts.items()}
+    return replace(stack, reverse_filter=filters, tables=tables, policies=_policies(texts[4]))
+
+
+def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
+    """Both with the veths between them, as the indexes of their ends say."""
+    inner, outer = dict(pod.cables), dict(node.cables)
+    for link in pod.links:
+        far = node.device(link.link_index) if link.kind == "veth" else ""
+        back = next((each.link_index for each in node.links if each.name == far), 0)
+        if far and back == link.index:
+            inner[link.name], outer[far] = (node.name, far), (pod.name, link.name)
+    return replace(pod, cables=inner), replace(node, cables=outer)
+
+
+def vpc(inventory: Mapping[str, Any]) -> Vpc:
+    """The VPC's side of an inventory."""
+    ports, public = [], {}
+    for node in inventory["nodes"]:
+        if node["public_address"]:
+            public[ip_address(node["private_address"])] = ip_address(node["public_address"])
+        ports += [_port(node["name"], eni) for eni in node["enis"] if eni["port"]]
+    cidrs = (*inventory["vpc_cidrs"], *inventory["vpc_ipv6_cidrs"])
+    hosts = []
+    for row in inventory["hosts"]:
+        addresses = (row["address"], row.get("ipv6_address"))
+        place = "internet" if row["via"] == "internet" else "site"
+        hosts.append(Outside(row["name"], place, tuple(ip_address(each) for each in addresses if each), row["via"]))
+    return Vpc(tuple(map(ip_network, cidrs)), tuple(ports), tuple(hosts), public, SERVICE_ADDRESSES)
+
+
+def _port(node: str, eni: Mapping[str, Any]) -> Port:
+    texts = (eni["primary_address"], *eni["addresses"], *eni["prefixes"], *eni["ipv6_addresses"], *eni["ipv6_prefixes"])
+    owned: tuple[IPNetwork, ...] = tuple(map(ip_network, texts))
+    return Port(eni["eni_id"], f"node {node}", eni["device"], eni["port"], owned, eni["source_dest_check"])
+
+
+def _reverse_filter(device: str) -> int:
+    """What is in force: the greater of the device's and of everybody's."""
+    values = [sysctl.read(f"net/ipv4/conf/{name}/rp_filter") for name in ("all", device)]
+    return max(int(value or 0) for value in values)
+
+
+def _saved(version: int) -> str:
+    with suppress(HostError):  # a machine without ip6tables has no such rules
+        return run_program("list the firewall", "iptables-save" if version == 4 else "ip6tables-save")
+    return ""
+
+
+def _policies(text: str) -> dict[str, str]:
+    """Built-in chains that drop what no rule accepts, as "table CHAIN"."""
+    found, table = {}, ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif match := _POLICY.match(line):
+            found[f"{table} {match[1]}"] = match[2]
+    return found

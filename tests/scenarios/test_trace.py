@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vpccni trace` and `vpccni pcap` in a lab: what is predicted happens, also when something is broken on purpose.
+
+Each break takes one object away while the node's daemon stands still, because it would put it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labs import Lab
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
+from pcapng_reader import read  # lies with the writer's own tests
+
+pytestmark = pytest.mark.lab
+
+
+def call(lab: Lab, *argv: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "vpccni", *argv], check=False, env=lab.environ, capture_output=True, timeout=60
+    )
+
+
+def trace(lab: Lab, *argv: str, exit_code: int = 0) -> dict[str, Any]:
+    done = call(lab, "trace", *argv, "--wait", "0.6", "-o", "json")
+    assert done.returncode == exit_code, (argv, done.stdout.decode(), done.stderr.decode())
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def frozen_daemon(lab: Lab, node: str) -> Iterator[None]:
+    pid = json.loads((lab.root / "pids" / f"ipamd-{node}.json").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def broken(lab: Lab, undo: str, *argv: str) -> Iterator[None]:
+    lab.run("exec", "node/1", "--", *argv)
+    try:
+        yield
+    finally:
+        lab.run("exec", "node/1", "--", *undo.split())
+
+
+def on_secondary(lab: Lab) -> set[str]:
+    """Addresses of pods that leave by another ENI than the primary."""
+    rules = lab.run("exec", "node/1", "--", "ip", "rule").stdout.splitlines()
+    return {line.split()[2] for line in rules if line.startswith("1536:")}
+
+
+def test_a_way_is_predicted_and_observed_and_its_break_is_explained(lab: Lab, tmp_path: Path) -> None:
+    lab.up("--instance-type", "t3.small")
+    near = lab.add("a", "b", "c", "d", node="1")
+    lab.add("far", node="2")
+    second = next(name for name, address in near.items() if address in on_secondary(lab))
+    for end in ("far", "internet"):
+        found = trace(lab, second, end)
+        assert found["predicted"]["reached"] and found["agrees"] and found["answer"] == "connected", found
+    with frozen_daemon(lab, "1"):
+        without_its_rule(lab, second, near[second])
+    bad = [call(lab, "trace", second, wrong).returncode for wrong in ("nobody", "far:http")]
+    assert bad == [2, 2] and call(lab, "pcap", "nobody").returncode == 2
+    captured(lab, second, near[second], tmp_path)
+
+
+@pytest.mark.long
+def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
+    lab.up("--instance-type", "t3.small")
+    near = lab.add("a", "b", "c", "d", node="1")
+    lab.add("far", node="2")
+    names = {address: name for name, address in near.items()}
+    second = names[min(on_secondary(lab))]
+    first = next(name for name, address in near.items() if address not in on_secondary(lab))
+
+    for start, end in ((first, second), (second, first), (first, "far"), (second, "far"), ("far", second),
+                       (first, "internet"), (second, "internet"), (second, "site"), ("node/1", second),
+                       (second, "node/1"), (second, "169.254.169.254")):  # fmt: skip
+        found = trace(lab, start, end)
+        assert found["predicted"]["reached"] and found["agrees"], (start, end, found)
+        assert found["answer"] in ("connected", "refused") and len(found["observed"]) >= 4
+    ways = {name: {(row["place"], row["device"], row["way"]) for row in trace(lab, name, "far")["observed"]}
+            for name in (first, second)}  # fmt: skip
+    assert ("node 1", "eth0", "out") in ways[first] and ("node 1", "eth0", "out") not in ways[second]
+
+    with frozen_daemon(lab, "1"):
+        explained(lab, first, second)
+
+
+def without_its_rule(lab: Lab, name: str, source: str) -> None:
+    """The rule by source of a pod on a secondary ENI is gone."""
+    table = next(
+        line.split("lookup ")[1].split()[0]
+        for line in lab.run("exec", "node/1", "--", "ip", "rule").stdout.splitlines()
+        if line.startswith("1536:") and line.split()[2] == source
+    )
+    rule = f"from {source} lookup {table} pref 1536"
+    with broken(lab, f"ip rule add {rule} proto 91", "ip", "rule", "del", *rule.split()):
+        found = trace(lab, name, "far", exit_code=1)
+        assert (found["predicted"]["code"], found["predicted"]["where"]) == ("source-check", "vpc")
+        assert f"1536: from {source}" in found["predicted"]["next_step"] and found["dropped"]["spoofed_source"] >= 1
+        last = [row for row in found["observed"] if row["seen"]][-1]
+        assert found["agrees"] and last["place"] == "vpc" and found["answer"].startswith("no answer")
+    assert trace(lab, name, "far")["agrees"]
+
+
+def explained(lab: Lab, first: str, second: str) -> None:
+    """Objects are taken away or put in the way, one after the other."""
+    saved = lab.run("exec", "node/1", "--", "iptables", "-t", "nat", "-S", "AWS-SNAT-CHAIN-0").stdout
+    (snat,) = (line for line in saved.splitlines() if "--to-source" in line)
+    lab.run("exec", "node/1", "--", "sh", "-c", f"iptables -t nat {snat.replace('-A', '-D', 1)}")
+    found = trace(lab, second, "internet", exit_code=1)
+    assert found["predicted"]["code"] == "source-check" and found["agrees"]  # its address is not the primary ENI's
+    found = trace(lab, first, "internet", exit_code=1)
+    assert found["predicted"]["code"] == "no-public-address" and found["dropped"]["no_public_address"] >= 1
+    lab.run("exec", "node/1", "--", "sh", "-c", f"iptables -t nat {snat}")
+    with broken(lab, "ip route del blackhole 203.0.113.169", "ip", "route", "add", "blackhole", "203.0.113.169"):
+        found = trace(lab, first, "site", exit_code=1)
+        assert (found["predicted"]["code"], found["predicted"]["where"]) == ("no-route", "node 1") and found["agrees"]
+    with broken(lab, "iptables -F FORWARD", "iptables", "-I", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "DROP"):
+        found = trace(lab, first, second, exit_code=1)
+        assert found["predicted"]["code"] == "filtered" and found["agrees"]
+        assert trace(lab, first, f"{second}:81")["answer"] == "refused"
+    # What the walk does not read differs, and is said to: a rule of nftables' own.
+    text = (
+        "add table ip t; add chain ip t c { type filter hook forward priority 0; }; add rule ip t c tcp dport 80 drop"
+    )
+    with broken(lab, "nft delete table ip t", "nft", text):
+        found = trace(lab, first, second, exit_code=1)
+        assert found["predicted"]["reached"] and not found["agrees"] and found["answer"].startswith("no answer")
+
+
+def captured(lab: Lab, name: str, address: str, tmp_path: Path) -> None:
+    """A capture while the pod is probed, as a file."""
+    path = tmp_path / "pod.pcapng"
+    argv = [sys.executable, "-m", "vpccni", "pcap", name, "-c", "2", "--seconds", "20", "--port", "80", "-w", str(path)]
+    with subprocess.Popen(
+        [*argv, "-o", "json"], env=lab.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None and b"capturing" in run.stderr.readline()
+        assert trace(lab, name, "far")["agrees"]
+        shown = json.loads(run.communicate(timeout=30)[0])
+    found = read(path.read_bytes())
+    assert len(found.packets) == len(shown) == 2 and found.names[address] == f"pod {name}"
+    assert [(row[0], row[3], row[4]) for row in found.packets] == [
+        ("eth0", 2, f"pod {name} > pod far"), ("eth0", 1, f"pod far > pod {name}"),
+    ]  # fmt: skip
+    assert [row["way"] for row in shown] == ["out", "in"]
