@@ -56,7 +56,7 @@ class Meeting:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a hook made of it: the packet afterwards, the rules that did something (no jumps), and the one that dropped it."""
+    """What a hook made of it: the packet, the rules that did something (no jumps), the one that dropped it."""
 
     meeting: Meeting
     rules: tuple[str, ...] = ()
