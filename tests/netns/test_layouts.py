@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import random
-import socket
-import threading
 import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -13,10 +11,10 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from test_packets import ENI1, NODE, OUTSIDE, PEER, POD_A, POD_B, POLICY, World, world
 
+from flows import Flow
 from vpccni.core.conventions import POD_TABLE
 from vpccni.core.podnet import PodAddress, PodAttachment
 from vpccni.host.node import Pods, compare, converge
-from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import Route
 
 pytestmark = pytest.mark.netns
@@ -32,48 +30,10 @@ SCATTERED = {IPv4Network(f"192.168.{number}.{number * 7 % 250}"): 2 for number i
 SOURCES = {IPv4Network(POD_A): 254, IPv4Network(POD_B): 2, **SCATTERED}
 
 
-class Flow(threading.Thread):
-    """A datagram a millisecond from a pod to the peer, which sends each one back."""
-
-    def __init__(self, world: World, source: str, port: int = 9000) -> None:
-        super().__init__()
-        with inside(world.places[PEER].fd):
-            self._far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._far.bind((PEER, port))
-        with inside(world.places[source].fd):
-            self._near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._near.connect((PEER, port))
-        self._near.settimeout(0.5)
-        self._far.settimeout(0.1)
-        self._over = threading.Event()
-        self.sent = self.lost = 0
-
-    def run(self) -> None:
-        threading.Thread(target=self._echo).start()
-        while not self._over.is_set():
-            word = str(self.sent).encode()
-            self._near.send(word)
-            self.sent += 1
-            try:
-                assert self._near.recv(64) == word
-            except TimeoutError:
-                self.lost += 1
-            time.sleep(0.001)
-
-    def _echo(self) -> None:
-        while not self._over.is_set():
-            try:
-                word, whence = self._far.recvfrom(64)
-            except TimeoutError:
-                continue
-            self._far.sendto(word, whence)
-
-    def end(self) -> None:
-        self._over.set()
-        self.join()
-        time.sleep(0.2)  # the echo's socket is in use until its time-out
-        self._near.close()
-        self._far.close()
+def flows_of(world: World) -> list[Flow]:
+    """From the pod on each ENI to the peer."""
+    far = world.places[PEER].fd
+    return [Flow(world.places[pod].fd, far, PEER, 9000 + number) for number, pod in enumerate((POD_A, POD_B))]
 
 
 def in_layout(world: World, layout: str, **changes: object):
@@ -105,7 +65,7 @@ def test_in_the_shared_layout_everybody_is_reached_and_seen_alike(world: World) 
 
 
 def test_no_packet_is_lost_on_the_way_from_one_layout_to_the_other_and_back(world: World) -> None:
-    flows = [Flow(world, POD_A), Flow(world, POD_B, 9001)]
+    flows = flows_of(world)
     for flow in flows:
         flow.start()
     try:
