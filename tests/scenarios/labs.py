@@ -57,6 +57,16 @@ class Lab:
         made = self.json("pod", "add", *names, *extra)
         return {row["name"]: row["address"] for row in (made if isinstance(made, list) else [made])}
 
+    def ec2(self) -> Any:
+        """EC2 as a program of the machine reaches it."""
+        import boto3
+
+        env = self.json("env")
+        return boto3.client(
+            "ec2", endpoint_url=env["AWS_ENDPOINT_URL_EC2"], region_name=env["AWS_REGION"],
+            aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        )  # fmt: skip
+
     def node(self, name: str) -> dict[str, Any]:
         return next(row for row in self.json("nodes") if row["name"] == name)
 

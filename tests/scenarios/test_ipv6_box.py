@@ -5,24 +5,12 @@ from __future__ import annotations
 
 import subprocess
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any
 
 import pytest
 from labs import Lab, wait_until
 
 pytestmark = pytest.mark.lab
 VPC = IPv6Network("2001:db8:20:1a00::/56")
-
-
-def client(lab: Lab) -> Any:
-    """EC2 as a program of the machine reaches it."""
-    import boto3
-
-    env = lab.json("env")
-    return boto3.client(
-        "ec2", endpoint_url=env["AWS_ENDPOINT_URL_EC2"], region_name=env["AWS_REGION"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-    )  # fmt: skip
 
 
 def in_node(lab: Lab, node: str, *argv: str) -> str:
@@ -53,7 +41,7 @@ def test_nodes_speak_ipv6_and_a_prefix_carries_packets_as_long_as_ec2_says_so(la
     assert lab.run("probe", "--family", "5", ok=False).returncode == 2
 
     eni, mac = (lab.node("1")["enis"][0][key] for key in ("eni_id", "mac"))
-    (prefix,) = client(lab).assign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6PrefixCount=1)["AssignedIpv6Prefixes"]
+    (prefix,) = lab.ec2().assign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6PrefixCount=1)["AssignedIpv6Prefixes"]
     wait_until(lambda: lab.node("1")["enis"][0]["ipv6_prefixes"] == [prefix], 5.0, "the prefix is there")
     wait_until(lambda: metadata(lab, "1", mac, "ipv6-prefix") == prefix, 10.0, "the metadata service lists the prefix")
     assert metadata(lab, "1", mac, "ipv6s") == nodes["1"]
@@ -62,7 +50,7 @@ def test_nodes_speak_ipv6_and_a_prefix_carries_packets_as_long_as_ec2_says_so(la
     pod = str(IPv6Network(prefix)[0xBEEF])
     in_node(lab, "1", "ip", "addr", "add", f"{pod}/128", "dev", "lo")
     assert connects(lab, "internet", pod) and connects(lab, "2", pod)
-    client(lab).unassign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6Prefixes=[prefix])
+    lab.ec2().unassign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6Prefixes=[prefix])
     wait_until(lambda: lab.node("1")["enis"][0]["ipv6_prefixes"] == [], 5.0, "the prefix is gone")
     assert not connects(lab, "2", pod)
     assert lab.json("status")["dropped"]["unknown_destination"] >= 1

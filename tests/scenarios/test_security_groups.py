@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from labs import Lab, wait_until
@@ -19,17 +18,6 @@ node = [{ name = "1", subnet = "a" }, { name = "2", subnet = "a", security_group
 host = [{ name = "outside", address = "198.51.100.10" }]
 security_group = [{ name = "web", rules = ["tcp 22 from nodes"] }]
 """
-
-
-def client(lab: Lab) -> Any:
-    """EC2 as a program of the machine reaches it."""
-    import boto3
-
-    env = lab.json("env")
-    return boto3.client(
-        "ec2", endpoint_url=env["AWS_ENDPOINT_URL_EC2"], region_name=env["AWS_REGION"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"], aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-    )  # fmt: skip
 
 
 def reaches(lab: Lab, source: str, destination: str) -> bool:
@@ -60,7 +48,7 @@ def test_a_group_decides_between_nodes_but_never_within_one_and_changes_take_eff
     lab.run("sg", "attach", "2", "nodes")
     assert reaches(lab, "one", "two")
 
-    ec2 = client(lab)
+    ec2 = lab.ec2()
     groups = {group["name"]: group for group in lab.json("sg", "list")}
     assert [rule["rule"] for rule in groups["web"]["rules"]] == ["all to 0.0.0.0/0", "tcp 22 from nodes"]
     eni = lab.node("2")["enis"][0]["eni_id"]
@@ -70,3 +58,30 @@ def test_a_group_decides_between_nodes_but_never_within_one_and_changes_take_eff
         GroupId=groups["web"]["group_id"], IpProtocol="tcp", FromPort=80, ToPort=80, CidrIp="10.30.0.0/24"
     )
     assert reaches(lab, "one", "two")
+
+
+FOLDER = "/var/run/aws-node/eniconfigs"
+MANIFEST = "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {name: default}\nspec: "
+
+
+def test_the_groups_of_an_eniconfig_guard_the_pods_and_not_their_node(lab: Lab) -> None:
+    lab.up("--env", "WARM_ENI_TARGET=0", "--env", "MINIMUM_IP_TARGET=2")
+    eni = lab.node("1")["enis"][0]
+    group = lab.ec2().create_security_group(GroupName="pods", Description="pods", VpcId=vpc_of(lab))["GroupId"]
+    spec = f"{{subnet: {eni['subnet_id']}, securityGroups: [{group}]}}"
+    write = f"mkdir -p {FOLDER} && printf '%s' '{MANIFEST}{spec}' > {FOLDER}/default.yaml"
+    lab.run("exec", "node/1", "--", "sh", "-c", write)
+    lab.run("restart", "ipamd", "--node", "1", "--env", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true")
+    lab.add("here", node="1")
+    lab.add("away", node="2")
+    members = {row["name"]: {one["eni_id"] for one in row["members"]} for row in lab.json("sg", "list")}
+    assert members["pods"] and eni["eni_id"] in members["nodes"] - members["pods"]
+    assert not reaches(lab, "away", "here") and reaches(lab, "here", "away")
+    (refused,) = lab.json("status")["refused"]
+    assert refused["eni_id"] in members["pods"] and refused["direction"] == "in"
+    lab.run("sg", "allow", "pods", "tcp", "80", "from", "nodes")
+    assert reaches(lab, "away", "here")
+
+
+def vpc_of(lab: Lab) -> str:
+    return str(lab.ec2().describe_vpcs()["Vpcs"][0]["VpcId"])
