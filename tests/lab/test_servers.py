@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import pytest
 
 from vpccni.errors import InputError
 from vpccni.lab.held import HeldConnection
-from vpccni.lab.probe import Endpoint, choose, probe
+from vpccni.lab.probe import Endpoint, attempts, choose, probe
 from vpccni.lab.router import make_namespace
 from vpccni.lab.servers import Servers
-from vpccni.lab.sockets import NamespaceHttp
+from vpccni.lab.sockets import NamespaceHttp, plain
 from vpccni.lab.state import PodRecord
 from vpccni.netlink import namespace
 from vpccni.netlink.namespace import NETNS_DIR
@@ -112,6 +113,25 @@ def test_the_probe_reaches_what_answers_and_nothing_else(serve: Running, pair: t
     assert serve.stop("web") and not serve.stop("web")
     refused = probe_one(pair)
     assert not refused.reached and "refused" in refused.error.lower()
+
+
+def test_a_pair_is_tried_once_in_each_family_that_both_ends_speak() -> None:
+    both = Endpoint("pod", "both", Path("/b"), "10.0.0.1", ("2001:db8::1",))
+    four, six = Endpoint("pod", "four", Path("/4"), "10.0.0.4"), Endpoint("pod", "six", Path("/6"), "2001:db8::6")
+
+    def tried(*pair: Endpoint, versions: tuple[int, ...] = (4, 6)) -> list[tuple[str, ...]]:
+        return [(source.address, target.address) for source, target in attempts([(pair[0], pair[1])], versions)]
+
+    assert tried(both, replace(both, name="other")) == [("10.0.0.1", "10.0.0.1"), ("2001:db8::1", "2001:db8::1")]
+    assert tried(both, six) == [("2001:db8::1", "2001:db8::6")] and tried(four, both) == [("10.0.0.4", "10.0.0.1")]
+    assert tried(four, six) == [] == tried(both, six, versions=(4,))
+    assert choose([both, six], "2001:db8::1", ("pod",)) is both
+
+
+def test_a_mapped_address_is_shown_as_its_owner_writes_it() -> None:
+    assert (
+        plain("::ffff:10.0.0.1") == "10.0.0.1" == plain("10.0.0.1") and plain("2001:db8::ffff:1") == "2001:db8::ffff:1"
+    )
 
 
 def test_an_endpoint_is_chosen_by_kind_and_name() -> None:

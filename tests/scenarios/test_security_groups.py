@@ -64,6 +64,7 @@ FOLDER = "/var/run/aws-node/eniconfigs"
 MANIFEST = "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {name: default}\nspec: "
 
 
+@pytest.mark.long
 def test_the_groups_of_an_eniconfig_guard_the_pods_and_not_their_node(lab: Lab) -> None:
     lab.up("--env", "WARM_ENI_TARGET=0", "--env", "MINIMUM_IP_TARGET=2")
     eni = lab.node("1")["enis"][0]

@@ -35,6 +35,8 @@ class GroupControl:
     def order(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         """`verb` allow or revoke with `group`, `rule`; attach with `target` (node or interface), `groups`."""
         verb = wanted["verb"]
+        if verb not in VERBS:
+            raise InputError(f"{verb} that", f"accepted are {', '.join(VERBS)}")
         try:
             if verb == "attach":
                 self._attach(wanted["target"], wanted["groups"])
