@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from vpccni.core.conventions import host_link_name
+from vpccni.core.nftmarks import table
 from vpccni.core.nodenet import EniNet, NodeNet
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
 from vpccni.core.snat import SnatPolicy, rules
@@ -55,6 +56,7 @@ class World:
     def firewall(self, policy: SnatPolicy = POLICY) -> None:
         with inside(self.node.fd):
             Firewall().apply(rules(policy))
+            Firewall().complete(table(policy))
 
     def seen(self, source: str, target: str, port: int = PORT, listener: str = "", timeout_s: float = 2.0) -> str:
         """The address that the listener sees when `source` connects to `target`; "" when the connection fails.

@@ -51,6 +51,7 @@ def wanted(name: str, policy: Policy, cast: Cast = CAST) -> Expected:
         ("primary-to-secondary", Policy(), (POD, POD, "enib", "")),
         ("secondary-to-node", Policy(), (ENI_POD, ENI_POD, "", "")),
         ("site-to-secondary", Policy(), (SITE, SITE, "enib", "")),
+        ("secondary-to-service-outside", Policy(), (NODE, NODE, "eth0", "random")),
         ("secondary-to-service-outside", Policy(external_services=(ip_network(SITE),)), (NODE, NODE, "eth0", "random")),
     ],
 )
@@ -60,7 +61,8 @@ def test_settings_decide_source_device_and_ports(name: str, policy: Policy, want
 
 
 def test_what_must_not_be_reached() -> None:
-    assert not wanted("secondary-to-service-outside", Policy()).reached
+    diverted = Policy(external_snat=True, external_services=(ip_network(SITE),))
+    assert not wanted("secondary-to-site", diverted).reached
     assert not wanted("site-to-node-port-secondary", Policy(node_port_support=False)).reached
     assert wanted("site-to-node-port-primary", Policy(node_port_support=False)).reached
     # No public address, no way through the internet gateway; behind a NAT gateway (not known here) there is one.

@@ -64,6 +64,7 @@ SNAT_CHAIN = "AWS-SNAT-CHAIN-0"
 CONNMARK_CHAIN = "AWS-CONNMARK-CHAIN-0"
 CHAIN_PREFIXES = ("AWS-SNAT-CHAIN-", "AWS-CONNMARK-CHAIN-")
 NFT_TABLE = "aws-cni"  # of the Go implementation's nftables connmark backend
+NFT_OWN_TABLE = "vpccni"  # completes the iptables rules
 
 IPV6_SUBNET_GATEWAY = IPv6Address("fe80:ec2::1")  # of every subnet
 

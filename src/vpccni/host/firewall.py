@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of `core.snat` into the kernel: observe with iptables-save, apply the difference as one iptables-restore.
+"""Rules of `core.snat` into the kernel: observe with iptables-save, apply the difference as one iptables-restore. The
+table of `core.nftmarks` likewise, with nft.
 
-Knows how to call iptables and what its refusals mean. Must never build a rule, and never touches a rule that is right
+Knows how to call the two and what their refusals mean. Must never build a rule, and never touches a rule that is right
 already: flows that begin while a translation is missing stay untranslated for their whole life. `ipamd` calls it at
 start, when VPC CIDRs change, and now and then (not often: listing 10,000 rules takes a quarter of a second).
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import re
 
+from vpccni.core import nftmarks
 from vpccni.core.chains import parse_save, transaction
-from vpccni.core.conventions import NFT_TABLE
+from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
 from vpccni.core.snat import IptablesRules, nothing
 from vpccni.errors import HostError
 from vpccni.host.programs import DIRECTORIES, find_program, run_program
@@ -57,12 +59,26 @@ class Firewall:
 
         False when there was none. Its last rule overwrites the whole packet mark, so it must go once ours are there.
         """
-        if find_program("nft", self._directories) is None:
-            return False
-        if f"table ip {NFT_TABLE}\n" not in self._run("list nftables tables", "nft", "list", "tables", "ip"):
+        if find_program("nft", self._directories) is None or not self._has_table(NFT_TABLE):
             return False
         self._run(f"delete the nftables table {NFT_TABLE}", "nft", "delete", "table", "ip", NFT_TABLE)
         return True
+
+    def complete(self, table: str) -> str:
+        """Make our own nftables table equal to `table`, a text of `core.nftmarks`; the transaction that did it, or "".
+
+        Raises HostError when there is no nft, or the kernel refuses; then nothing has changed.
+        """
+        have = ""
+        if self._has_table(NFT_OWN_TABLE):
+            have = self._run("list our nftables table", "nft", "list", "table", "ip", NFT_OWN_TABLE)
+        text = nftmarks.transaction(have, table)
+        if text:
+            self._run("change our nftables table", "nft", "-f", "-", stdin=text)
+        return text
+
+    def _has_table(self, name: str) -> bool:
+        return f"table ip {name}\n" in self._run("list nftables tables", "nft", "list", "tables", "ip")
 
     def _restore(self, rules: IptablesRules, text: str) -> None:
         action = "change the iptables rules"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
-from vpccni.core import conventions, egress, snat
+from vpccni.core import conventions, egress, nftmarks, snat
 from vpccni.core.difference import Difference, ObjectState, firewall_states, object_states
 from vpccni.core.drift import Known
 from vpccni.core.nodenet import EniNet, NodeNet, sysctls
@@ -83,6 +83,7 @@ class NodeSide:
         self._former: tuple[IPAddress, ...] = ()
         self._applied: snat.IptablesRules | None = None
         self._egress_applied: snat.IptablesRules | None = None
+        self._completing, self._incomplete = "", False
         self.egress_from: IPAddress | None = None
         self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
         self._wanted: NodeNet | None = None
@@ -157,27 +158,45 @@ class NodeSide:
     async def translate(self, vpc_cidrs: Sequence[IPNetwork], primary_address: IPAddress) -> None:
         """Bring SNAT and connection marks up to date. Nothing is listed when nothing can have changed."""
         settings = self._settings
-        wanted = snat.rules(
-            snat.SnatPolicy(
-                primary_link=await self._primary_name(),
-                primary_address=primary_address,
-                vpc_cidrs=tuple(vpc_cidrs),
-                excluded=settings.exclude_snat_cidrs,
-                external_snat=settings.external_snat,
-                node_port_support=settings.node_port_support,
-                randomize=settings.randomize_snat,
-                mark=settings.connmark,
-                veth_prefix=settings.veth_prefix,
-            )
+        policy = snat.SnatPolicy(
+            primary_link=await self._primary_name(),
+            primary_address=primary_address,
+            vpc_cidrs=tuple(vpc_cidrs),
+            excluded=settings.exclude_snat_cidrs,
+            external_snat=settings.external_snat,
+            node_port_support=settings.node_port_support,
+            randomize=settings.randomize_snat,
+            mark=settings.connmark,
+            veth_prefix=settings.veth_prefix,
         )
-        if wanted == self._applied:
+        wanted, completing = snat.rules(policy), nftmarks.table(policy)
+        if (wanted, completing) == (self._applied, self._completing):
             return
         transaction = await asyncio.to_thread(self._firewall.apply, wanted)
         if transaction:
             log.info("node: iptables-restore", extra={"facts": {"transaction": transaction}})
         if await asyncio.to_thread(self._firewall.remove_nft_backend):
             log.info("node: took over the connection marks of the Go implementation's nftables backend")
-        self._applied = wanted  # only now: a change that failed is tried again
+        transaction = await self._complete(completing)
+        if transaction:
+            log.info("node: nft -f", extra={"facts": {"transaction": transaction}})
+        self._applied, self._completing = wanted, completing  # only now: a change that failed is tried again
+
+    async def _complete(self, table: str) -> str:
+        """Put the nftables table beside the iptables rules. Without it a node still does all that upstream's does."""
+        try:
+            transaction = await asyncio.to_thread(self._firewall.complete, table)
+        except HostError as error:
+            if table and not self._incomplete:
+                self._incomplete = True  # said once
+                log.warning(
+                    "node: no nftables table beside the iptables rules; services with endpoints outside the VPC fail "
+                    "for pods on secondary ENIs, and flows of the node itself are translated",
+                    extra={"facts": {"reason": str(error)}},
+                )
+            return ""
+        self._incomplete = False
+        return transaction
 
     async def let_out(self) -> None:
         """Bring the rules for egress in the other family up to date."""
@@ -202,6 +221,11 @@ class NodeSide:
                 transaction = await asyncio.to_thread(self._firewall.apply, wanted)
                 if transaction:
                     self.repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
+        subject = f"firewall: nftables table {conventions.NFT_OWN_TABLE}"
+        if self._applied is not None and self.repairs.may(subject):
+            transaction = await self._complete(self._completing)
+            if transaction:
+                self.repairs.one("firewall", subject, f"nft -f - <<< {transaction!r}")
 
     async def states(self) -> list[ObjectState]:
         """Every object that the node should have or should not, without changing anything."""

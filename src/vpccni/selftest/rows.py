@@ -95,13 +95,10 @@ def _cluster_ips() -> Iterator[Row]:
 
 
 def _service_outside() -> Iterator[Case]:
-    """A ClusterIP whose endpoint is outside the VPC, from a secondary ENI: the nat hook is used up by the DNAT, so
-    nothing marks the flow, and it leaves by the ENI with the node's address."""
-    yield Case(
-        When(external_snat=False, excluded=False, external_service=False),
-        Seen.NOBODY,
-        why="translated to the node's address, yet leaves by the secondary ENI; AWS_EXTERNAL_SERVICE_CIDRS is the cure",
-    )
+    """A ClusterIP whose endpoint is outside the VPC, from a secondary ENI: the nat hook is used up by the DNAT, so the
+    mark of outbound flows, which is a nat rule, does nothing for it. The table of `core.nftmarks` does."""
+    by_node = When(external_snat=False, excluded=False, external_service=False)
+    yield Case(by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(MARKED_TO_MAIN, TRANSLATE, LOOSE))
     yield from _outside_by_service_rule(Party.ENI_POD, service=True)
     yield from _untranslated(Party.ENI_POD)
 
@@ -181,8 +178,6 @@ def _node() -> Iterator[Row]:
         yield Row(17, f"node-to-{name}", Party.NODE, party, (probe,), versions=BOTH)
         yield Row(18, f"{name}-to-node", party, Party.NODE, (answer,), versions=BOTH)
         yield Row(18, f"{name}-to-node-eni", party, Party.NODE_ENI, (answer,), versions=BOTH)
-    why = "by the node's own routes; of ours only the SNAT rule touches it, and leaves the address as it is"
-    ported = Case(When(external_snat=False, excluded=False), Seen.OWN, Leaves.PRIMARY, translated=True, why=why)
-    plain = Case(ALWAYS, Seen.OWN, Leaves.PRIMARY, why="by the node's own routes; nothing of ours touches it")
-    yield Row(19, "node-to-site", Party.NODE, Party.SITE, (ported, plain))
-    yield Row(19, "node-to-internet", Party.NODE, Party.INTERNET, (ported, plain))
+    plain = Case(ALWAYS, Seen.OWN, Leaves.PRIMARY, why="by the node's own routes; address and port are kept")
+    yield Row(19, "node-to-site", Party.NODE, Party.SITE, (plain,))
+    yield Row(19, "node-to-internet", Party.NODE, Party.INTERNET, (plain,))

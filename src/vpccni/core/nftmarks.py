@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VPC CIDRs and policy -> one nftables table with what the customary iptables rules cannot express.
+
+Knows why those rules are not enough: a nat chain that comes after kube-proxy's never sees the flow that it rewrote, and
+the SNAT rule takes the node's own flows for a pod's. Must never repeat a rule that iptables has right, nor know how the
+text reaches the kernel. `ipamd` calls `table`, `host.firewall` applies the answer.
+
+The table is text as `nft list table` prints it, so that desired and observed state compare as words.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, collapse_addresses
+
+from vpccni.core.conventions import NFT_OWN_TABLE, VETH_GROUP
+from vpccni.core.snat import SnatPolicy
+
+KUBE_PROXY_MASQUERADE = 0x4000
+
+
+def table(policy: SnatPolicy) -> str:
+    """The table that completes `snat.rules(policy)`; empty when there is nothing to complete.
+
+    Prerouting, behind all that rewrites targets, and of type filter because nat chains are skipped once one of them has
+    bound the flow: a new flow of a pod whose rewritten target is neither this node nor exempt gets the connection mark,
+    and its first packet the packet mark. Both are ORed: other bits belong to others. Interfaces count by device group,
+    which only links of ours are in, whatever they are called.
+
+    Postrouting, before the SNAT rule: a flow of the node itself keeps its source. Binding it to what it has already is
+    the only way to keep a later nat chain from it. What kube-proxy wants masqueraded is left to kube-proxy.
+    """
+    networks = (each for each in (*policy.vpc_cidrs, *policy.excluded) if isinstance(each, IPv4Network))
+    exempt = list(collapse_addresses(networks))
+    if policy.external_snat or policy.primary_address.version != 4 or not exempt or exempt[0].prefixlen == 0:
+        return ""
+    mark, masquerade = f"0x{policy.mark:08x}", f"0x{KUBE_PROXY_MASQUERADE:08x}"
+    outbound = f"iifgroup {VETH_GROUP} ct state new ct status dnat fib daddr type != local ip daddr != @exempt"
+    return f"""table ip {NFT_OWN_TABLE} {{
+    set exempt {{
+        type ipv4_addr
+        flags interval
+        elements = {{ {", ".join(map(_element, exempt))} }}
+    }}
+
+    chain prerouting {{
+        type filter hook prerouting priority dstnat + 10; policy accept;
+        {outbound} ct mark set ct mark | {mark}
+        iifgroup {VETH_GROUP} ct mark & {mark} == {mark} meta mark set meta mark | {mark}
+    }}
+
+    chain postrouting {{
+        type nat hook postrouting priority srcnat - 10; policy accept;
+        fib saddr type local ip daddr != @exempt meta mark & {masquerade} == 0x00000000 snat to ip saddr
+    }}
+}}
+"""
+
+
+def transaction(have: str, want: str) -> str:
+    """Input for `nft -f` that makes the table `have` (empty: absent) equal to `want`; empty when it is.
+
+    One transaction: no packet meets a node without the table. What differs is replaced as a whole.
+    """
+    if have.split() == want.split():
+        return ""
+    removal = f"delete table ip {NFT_OWN_TABLE}\n" if have else ""
+    return removal + want
+
+
+def _element(network: IPv4Network) -> str:
+    return str(network) if network.prefixlen < network.max_prefixlen else str(network.network_address)
