@@ -85,6 +85,7 @@ def test_what_the_daemon_does_itself_and_what_is_foreign_is_none(verb, value):
 def test_of_the_firewall_our_chains_and_losses_in_the_kernels_chains_count():
     assert firewall_concerns("del", "nat", c.SNAT_CHAIN) and firewall_concerns("new", "nat", c.SNAT_CHAIN)
     assert firewall_concerns("del", "nat", "POSTROUTING") and firewall_concerns("del", "nat", "")
+    assert firewall_concerns("del", c.NFT_OWN_TABLE, "") and firewall_concerns("new", c.NFT_OWN_TABLE, "prerouting")
     assert not firewall_concerns("new", "nat", "POSTROUTING")
     assert not firewall_concerns("del", "nat", "KUBE-SERVICES")
 

@@ -36,6 +36,7 @@ class Node:
         """What the daemon keeps, as text."""
         shown = (
             "ip rule; ip -4 route show table all; ip -4 addr; ip -d link; iptables-save -t nat; iptables-save -t mangle"
+            "; nft list table ip vpccni"
         )
         lines = self.run(shown + "; sysctl net.ipv4.conf.eth0.rp_filter net.ipv6.conf.all.forwarding").splitlines()
         return sorted(line for line in lines if not line.startswith((":", "#")) and "valid_lft" not in line)
@@ -88,6 +89,8 @@ CASES = {
     "our chain flushed": ("firewall", "iptables -t nat -F AWS-SNAT-CHAIN-0"),
     "all of nat flushed": ("firewall", "iptables -t nat -F"),
     "all of mangle flushed": ("firewall", "iptables -t mangle -F"),
+    "our nftables table deleted": ("firewall", "nft delete table ip vpccni"),
+    "a chain of our nftables table flushed": ("firewall", "nft flush chain ip vpccni prerouting"),
 }
 
 

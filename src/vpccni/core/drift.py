@@ -61,7 +61,7 @@ def firewall_concerns(verb: str, table: str, chain: str) -> bool:
 
     Others add to the kernel's own chains all the time, which is no harm to what is there.
     """
-    if verb == "resync" or is_own_chain(chain) or table == c.NFT_TABLE:
+    if verb == "resync" or is_own_chain(chain) or table in (c.NFT_TABLE, c.NFT_OWN_TABLE):
         return True
     return verb == "del" and (chain in _SHARED_CHAINS or not chain)
 
