@@ -61,13 +61,15 @@ def test_without_what_it_needs_a_flow_fails_and_afterwards_the_node_is_as_before
     assert not [line for line in after["rules"].splitlines() if line.startswith(("512:", "1536:"))]
 
 
-def test_a_node_that_lost_a_rule_fails_its_selftest(flow_lab: FlowLab) -> None:
-    remove = ["iptables", "-t", "nat", "-D", "POSTROUTING", "-m", "comment", "--comment"]
-    flow_lab.run("exec", "node/1", "--", *remove, "AWS SNAT CHAIN", "-j", "AWS-SNAT-CHAIN-0")
+def test_a_rule_of_somebody_else_in_the_way_fails_the_selftest(flow_lab: FlowLab) -> None:
+    site = "203.0.113.169"
+    # Ends the nat chain for this target before the node's translation; no daemon repairs what is not its own.
+    rule = ["POSTROUTING", "-d", site, "-j", "RETURN"]
+    flow_lab.run("exec", "node/1", "--", "iptables", "-t", "nat", "-I", *rule)
     try:
         results = flow_lab.selftest("--node", "1", "--rows", "primary-to-site,primary-to-far-pod", exit_code=1)
     finally:
-        flow_lab.restart({})
+        flow_lab.run("exec", "node/1", "--", "iptables", "-t", "nat", "-D", *rule)
     verdicts = {(row["name"], row["protocol"]): row["verdict"] for row in results}
     assert verdicts["primary-to-site", "tcp"] == "failed" and verdicts["primary-to-far-pod", "tcp"] == "passed"
     why = next(row["why"] for row in results if row["name"] == "primary-to-site")

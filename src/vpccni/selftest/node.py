@@ -93,6 +93,7 @@ class Facts:
 
     policy: Policy
     enis: Mapping[int, Eni]  # by device index
+    pods_on: tuple[bool, bool] = (True, True)  # whether pods may get addresses of the primary and of secondary ENIs
 
     @property
     def primary(self) -> Eni:
@@ -115,12 +116,8 @@ def policy(document: Mapping[str, Any]) -> Policy:
 
 def observe(node: Node) -> Facts:
     """Ask the daemon which ENIs there are, and the kernel what they are called: a table's default route names one."""
-    tables = {
-        int(eni["DeviceNumber"]): int(eni["RouteTableID"])
-        for card in node.ask("/v1/enis").values()
-        for eni in card["ENIs"].values()
-        if card is not None
-    }
+    rows = [eni for card in node.ask("/v1/enis").values() for eni in card["ENIs"].values()]
+    tables = {int(row["DeviceNumber"]): int(row["RouteTableID"]) for row in rows}
     with namespace_handle(node.netns) as handle, RouteSocket(handle) as kernel:
         names = kernel.link_names()
         routes = [route for version in (4, 6) for route in kernel.routes(version)]
@@ -134,7 +131,10 @@ def observe(node: Node) -> Facts:
             enis[device] = Eni(device, link, tuple(own))
     if 0 not in enis:
         raise HostError(f"test node {node.name}", "it has no default route by its primary ENI", code="no-primary-eni")
-    return Facts(policy(node.ask("/v1/networkutils-env-settings")), enis)
+    on_primary = any(row["IsPrimary"] and not row["IsExcludedForPodIPs"] for row in rows)
+    # A /80 never runs out, so that with IPv6 alone nothing takes pods to a second ENI.
+    on_secondary = any(row["AvailableIPv4Cidrs"] for row in rows)
+    return Facts(policy(node.ask("/v1/networkutils-env-settings")), enis, (on_primary, on_secondary))
 
 
 def _networks(texts: list[str] | None) -> tuple[IPNetwork, ...]:

@@ -131,5 +131,5 @@ def _first(addresses: Sequence[IPAddress], version: int) -> IPAddress | None:
 
 def _addresses(row: Mapping[str, Any]) -> list[IPAddress]:
     """The addresses of a host or node of the lab's inventory."""
-    texts = [row.get("private_address") or row.get("address")]
+    texts = [row.get("private_address") or row.get("address"), row.get("ipv6_address")]
     return [ip_address(text) for text in texts if text]

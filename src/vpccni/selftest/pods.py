@@ -113,15 +113,17 @@ class TestPods:
                 said = True
                 time.sleep(AGAIN_S)
 
-    def of_both_kinds(self, each: int, most: int, progress: Callable[[str], None]) -> list[TestPod]:
-        """Pods until `each` have an address of the primary and `each` one of a secondary ENI, `most` in all.
+    def of_each_kind(
+        self, kinds: tuple[bool, bool], each: int, most: int, progress: Callable[[str], None]
+    ) -> list[TestPod]:
+        """Pods until `each` have an address of the primary ENI and `each` one of a secondary, `most` in all.
 
-        A node fills one ENI after the other, so this takes as many pods as the primary ENI has room for; those that
-        are not needed are removed at once.
+        `kinds` says which of the two are to be had at all. A node fills one ENI after the other, so this takes as many
+        pods as the primary ENI has room for; those that are not needed are removed at once.
         """
         kept: list[TestPod] = []
         spare: list[TestPod] = []
-        while len(kept) < 2 * each and len(kept) + len(spare) < most:
+        while len(kept) < sum(kinds) * each and len(kept) + len(spare) < most:
             try:
                 pod = self.add(progress)
             except VpcCniError as error:

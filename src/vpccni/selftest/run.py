@@ -83,13 +83,14 @@ class Selftest:
         """All results. Raises VpcCniError when the node cannot be tested at all."""
         with ExitStack() as stack:
             self._fd = stack.enter_context(namespace_handle(self._node.netns))
-            observe(self._node)  # a daemon that does not answer is said before anything is made
+            kinds = observe(self._node).pods_on  # a daemon that does not answer is said before anything is made
             self._progress(f"node {self._node.name}: making test pods")
-            pods = stack.enter_context(TestPods(self._node)).of_both_kinds(2, self._plan.most_pods, self._progress)
+            made = stack.enter_context(TestPods(self._node))
+            pods = made.of_each_kind(kinds, 2, self._plan.most_pods, self._progress)
             far = stack.enter_context(TestPods(self._peers.far)).add() if self._peers.far else None
             facts = observe(self._node)
-            kinds = sum(pod.device != 0 for pod in pods)
-            self._progress(f"{len(pods) - kinds} pods on the primary ENI, {kinds} on secondary ones")
+            secondary = sum(pod.device != 0 for pod in pods)
+            self._progress(f"{len(pods) - secondary} pods on the primary ENI, {secondary} on secondary ones")
             for version in (4, 6):
                 people = cast(self._node, facts, pods, far, self._peers, version)
                 if people is not None and any(each.link for each in people.actors.values()):
