@@ -34,7 +34,7 @@ CHANGES = {
 LAYOUTS = ("per-pod", "shared")
 
 
-@pytest.mark.parametrize(("layout", "change"), product(LAYOUTS, CHANGES))
+@pytest.mark.parametrize(("layout", "change"), list(product(LAYOUTS, CHANGES)))
 def test_the_matrix_holds_and_each_object_is_needed(flow_lab: FlowLab, layout: str, change: str) -> None:
     flow_lab.restart({**DEFAULTS, "VPCCNI_RULE_LAYOUT": layout, **CHANGES[change]})
     results = flow_lab.selftest("--node", "1", "--negatives")

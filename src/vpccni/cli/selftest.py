@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from enum import Enum
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,13 @@ if TYPE_CHECKING:  # what a run needs is imported by the run
 
 _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 Target = Annotated[str, typer.Option(metavar="ADDRESS:PORT", show_default=False, help="on a real node: a TCP server")]
+
+
+class ServiceForm(str, Enum):  # noqa: UP042  # typer reads the members' values
+    """What `--services` accepts."""
+
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
 
 
 def selftest(
@@ -51,6 +59,9 @@ def selftest(
     site: Target = "",
     internet: Target = "",
     most_pods: Annotated[int, typer.Option(metavar="N", help="test pods at most, to reach a secondary ENI")] = 40,
+    services: Annotated[
+        ServiceForm, typer.Option("--services", help="the test's Services as kube-proxy would write them in this mode")
+    ] = ServiceForm.NFTABLES,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the results as JUnit XML too")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -71,7 +82,7 @@ def selftest(
         return
     require_root()
     named = {Party.FAR_POD: far_pod, Party.VPC_HOST: vpc_host, Party.SITE: site, Party.INTERNET: internet}
-    plan = Plan(chosen, negatives, most_pods)
+    plan = Plan(chosen, negatives, most_pods, services.value)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # to end it is to interrupt it
     results: list[Result] = []
     for where, peers in _nodes(session(ctx), node or [], here, {k: v for k, v in named.items() if v}):

@@ -147,10 +147,14 @@ def _node_ports() -> Iterator[Row]:
     off = Case(When(node_port_support=False), Seen.NOBODY, why=no_mark)
 
     def rows(number: int, way: Way, seen: Seen, name: str) -> Iterator[Row]:
-        to_eni = Case(When(node_port_support=True), seen, Leaves.POD_LINK, Leaves.PRIMARY, breaks=marks)
         to_pod = Case(ALWAYS, seen, Leaves.POD_LINK, Leaves.PRIMARY, breaks=(TO_TARGET,))
+        marked = replace(to_pod, when=When(node_port_support=True), breaks=marks)
+        # Answers to an external service follow main with or without a mark: with both, neither alone is needed.
+        twice = replace(to_pod, when=When(node_port_support=True, external_service=True))
+        by_rule = replace(to_pod, when=When(external_service=True), breaks=(SERVICE_TO_MAIN, TO_TARGET))
+        to_eni = (twice, by_rule, marked, off)
         for client, where in ((Party.INTERNET, "internet"), (Party.SITE, "site"), (Party.VPC_HOST, "vpc-host")):
-            yield Row(number, f"{where}-to-{name}-secondary", client, Party.ENI_POD, (to_eni, off), way)
+            yield Row(number, f"{where}-to-{name}-secondary", client, Party.ENI_POD, to_eni, way)
         yield Row(number, f"site-to-{name}-primary", Party.SITE, Party.POD, (to_pod,), way)
 
     yield from rows(13, Way.NODE_PORT_LOCAL, Seen.OWN, "node-port-local")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from vpccni.errors import VpcCniError
+from vpccni.errors import HostError, VpcCniError
 from vpccni.host.programs import run_program
 from vpccni.lab.sockets import namespace_handle
 from vpccni.netlink.namespace import inside
@@ -67,6 +67,7 @@ class Plan:
     rows: tuple[Row, ...]
     negatives: bool = False
     most_pods: int = 40
+    services: str = "nftables"  # a key of `service.FORMS`
 
 
 class Selftest:
@@ -107,7 +108,7 @@ class Selftest:
             people = listening(people, ports)
             rows = [row for row in self._plan.rows if people.version in row.versions]
             services = _services(rows, people) if people.version == 4 else {}
-            with self._table(list(services.values())):
+            with self._serving(list(services.values())):
                 for row in rows:
                     for protocol in row.protocols:
                         await self._row(row, protocol, facts, people, services)
@@ -115,20 +116,23 @@ class Selftest:
             servers.close()
 
     @contextmanager
-    def _table(self, services: Sequence[service.Service]) -> Iterator[None]:
-        """The Services' table, on the node for as long as the block."""
+    def _serving(self, services: Sequence[service.Service]) -> Iterator[None]:
+        """The Services on the node for as long as the block."""
         if not services:
             yield
             return
-        self._nft("make Services for the test", service.table(services))
+        form = service.FORMS[self._plan.services](services)
+        with suppress(HostError):  # what a killed run may have left
+            self._rules("remove the Services of an earlier run", form.program, form.remove)
+        self._rules("make Services for the test", form.program, form.make)
         try:
             yield
         finally:
-            self._nft("remove the Services of the test", service.removal())
+            self._rules("remove the Services of the test", form.program, form.remove)
 
-    def _nft(self, action: str, text: str) -> None:
+    def _rules(self, action: str, program: Sequence[str], text: str) -> None:
         with inside(self._fd):
-            run_program(action, "nft", "-f", "-", stdin=text)
+            run_program(action, *program, stdin=text)
 
     # -- one row ----------------------------------------------------------------------------------------------------
     async def _row(self, row: Row, protocol: str, facts: Facts, people: Cast, services: Services) -> None:
