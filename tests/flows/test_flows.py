@@ -30,7 +30,9 @@ def node_state(lab: FlowLab) -> dict[str, str]:
         "sysctls": "sysctl net.ipv4.ip_forward net.ipv4.conf.eth0.rp_filter",
         "tables": "nft list tables",
     }
-    return {name: lab.run("exec", "node/1", "--", *command.split()).stdout for name, command in commands.items()}
+    script = "; echo =; ".join(commands.values())
+    shown = lab.run("exec", "node/1", "--", "sh", "-c", script).stdout.split("=\n")
+    return dict(zip(commands, shown, strict=True))
 
 
 def test_every_row_holds_with_the_default_settings(flow_lab: FlowLab, tmp_path: Path) -> None:
