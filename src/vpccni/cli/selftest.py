@@ -73,7 +73,6 @@ def selftest(
     from vpccni.lab.machine import require_root
     from vpccni.selftest.matrix import Party
     from vpccni.selftest.report import junit as document
-    from vpccni.selftest.report import plain
     from vpccni.selftest.run import Plan, Selftest
 
     chosen = choose(rows)
@@ -89,14 +88,7 @@ def selftest(
         results += Selftest(where, peers, plan, say, _progress).run()
     if junit is not None:
         junit.write_text(document(results))
-    if output is Format.JSON:
-        emit([plain(result) for result in results])
-    else:
-        _print(results)
-    counts = Counter(result.verdict for result in results)
-    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    if counts["failed"] or not counts["passed"]:
-        raise typer.Exit(EXIT_FAILURE)
+    raise typer.Exit(_finish(results, output))
 
 
 def choose(text: str) -> tuple[Row, ...]:
@@ -151,6 +143,19 @@ def _nodes(
         raise InputError(f"use --{option}", "the lab has hosts of its own", hint="leave it out, or add --here")
     chosen = [nodes.require_node(state, name) for name in names] or nodes.node_names(state)
     return [(node.of_lab(state, name), peers.of_lab_node(state, name)) for name in chosen]
+
+
+def _finish(results: Sequence[Result], output: Format) -> int:
+    """Print the results; the exit code."""
+    from vpccni.selftest.report import plain
+
+    if output is Format.JSON:
+        emit([plain(result) for result in results])
+    else:
+        _print(results)
+    counts = Counter(result.verdict for result in results)
+    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return EXIT_FAILURE if counts["failed"] or not counts["passed"] else 0
 
 
 def _progress(result: Result) -> None:
