@@ -123,7 +123,10 @@ def _mounts(start: Path) -> list[str]:
 
 
 def _pinned(inodes: dict[int, str]) -> list[str]:
-    """Namespaces that have no name any more but are kept alive by a mount in some process's view."""
+    """Namespaces that have no name any more but are kept alive by a mount in some process's view.
+
+    The mount carries the name as well: the kernel gives the number of a dead namespace to the next new one.
+    """
     if not inodes:
         return []
     kept = set()
@@ -133,10 +136,10 @@ def _pinned(inodes: dict[int, str]) -> list[str]:
         except OSError:
             continue
         for line in lines:
-            root = line.split()[3]
+            root, point = line.split()[3:5]
             if root.startswith("net:["):
                 name = inodes.get(int(root[5:-1]))
-                if name is not None:
+                if name is not None and Path(point).name == name:
                     kept.add(f"{name} (kept by pid {pid})")
     return sorted(kept)
 
