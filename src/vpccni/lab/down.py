@@ -39,6 +39,7 @@ def take_down(state: LabState) -> list[Check]:
     inodes.pop(0, None)
     before = read_json(state.machine)["network"] if state.machine.exists() else None
     processes = _end_processes(state, inodes)
+    living = _living(processes, inodes)  # now: the kernel gives the number of a dead namespace to the next one
     for name in names:
         namespace.remove(name)
     mounts = _unmount(state.root)
@@ -47,7 +48,7 @@ def take_down(state: LabState) -> list[Check]:
     state.remove()
     _wait_until_dead(inodes)
     return [
-        Check("processes", len(processes), tuple(_living(processes, inodes))),
+        Check("processes", len(processes), tuple(living)),
         Check("network namespaces", len(names), tuple(state.owned_namespaces() + _pinned(inodes))),
         *_network_checks(state, before),
         Check("mounts", mounts, tuple(_mounts(state.root) + _mounts(NETNS_DIR / f"{state.prefix}-"))),
