@@ -23,6 +23,7 @@ from vpccni.aws import failure, tags
 from vpccni.aws.values import Interface, IPAddress, IPNetwork, MetadataInterface, NodeIdentity
 from vpccni.core import conventions
 from vpccni.core.grant import Grant, PodIdentity, PodKey
+from vpccni.core.lately import Lately
 from vpccni.core.pacing import Pacer
 from vpccni.core.podnet import PodAddress
 from vpccni.core.podseen import ObservedPod
@@ -153,7 +154,15 @@ class Process:
             self.pool, self.calls, self.sagas, rig.side, self.view, self.placement, self.holds, clock
         )
         self.engine = Engine(
-            self.pool, self.size.targets, self.size.limits, self.runner, self.holds, clock, Metrics(), lambda: None
+            self.pool,
+            self.size.targets,
+            self.size.limits,
+            self.runner,
+            self.holds,
+            clock,
+            Metrics(),
+            lambda: None,
+            lately=Lately(settings.ip_cooldown_s if rig.waves else 0.0),
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -241,8 +250,11 @@ class Rig:
         seed: int = 1,
         ipv6: bool = False,
         delays: profile.Profile = QUICK,
+        waves: bool = False,
         **environ: str,
     ) -> None:
+        """`waves`: what pods needed lately is kept, as in the daemon. Most tests are about what comes after."""
+        self.waves = waves
         self.clock, self.rng, self.environ = VirtualClock(), random.Random(seed), environ
         self.cloud = Cloud(self.clock.now, self.rng, delays)
         v6 = IPv6Network("2001:db8::/56")

@@ -19,7 +19,7 @@ from vpccni.cli.why_sources import Source, asked, is_pod, sources
 from vpccni.errors import HostError, InputError
 
 SYMPTOMS = ("refusal", "wait", "start", "failure", "ec2")
-IDLE_WAITS = ("shrink-interval", "eni-young")  # nothing waits for an address there
+IDLE_WAITS = ("shrink-interval", "eni-young", "needed-lately")  # nothing waits for an address there
 FORGOTTEN_S = 600.0  # a refused pod that nobody has tried to start for so long says little about its node
 
 

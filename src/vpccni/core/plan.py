@@ -16,6 +16,7 @@ from vpccni.core.block import Mode
 from vpccni.core.cards import carrying
 from vpccni.core.grow import grow, make_room
 from vpccni.core.holds import Holds
+from vpccni.core.lately import CALM, Wave
 from vpccni.core.ledger import Ledger
 from vpccni.core.pairing import pair, pairing
 from vpccni.core.pool import Pool
@@ -52,11 +53,13 @@ def plan(
     holds: Holds = _NO_HOLDS,
     last_decrease: float | None = None,
     pending: Sequence[Step] = (),
+    wave: Wave = CALM,
 ) -> list[Step]:
     """The steps that take the pool to its targets, in order; Wait steps say what cannot be done and until when.
 
     `last_decrease`: when the pool last shrank. `pending`: steps that are being run; what they bring is counted, and
     nothing shrinks meanwhile. An ENI or block on its way out must have been withdrawn from the pool before.
+    `wave`: what the first card's pods needed lately; it is not given back yet.
     """
     steps: list[Step] = []
     for card in carrying(pool, limits.cards):
@@ -69,7 +72,9 @@ def plan(
         if not growth and not pending:
             growth = _resume(pool, targets, limits, card, holds, now)
         if not pending and all(isinstance(step, Wait) and step.code in _LETS_SHRINK for step in growth):
-            less = _paced(_allowed(shrink.surplus(ledger, wanted, now), holds), last_decrease, now)
+            less = _paced(
+                _allowed(shrink.surplus(ledger, wanted, now, CALM if card else wave), holds), last_decrease, now
+            )
         freed = {step.eni_id for step in less if isinstance(step, FreeEni)}
         steps += [step for step in outdated if step.eni_id not in freed] + growth + less
     return _stopped(steps, holds, now) if steps else steps

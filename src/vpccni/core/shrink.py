@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from vpccni.core.block import Block
 from vpccni.core.eni import HeldEni
+from vpccni.core.lately import CALM, Wave, again
 from vpccni.core.ledger import Ledger
 from vpccni.core.pool import Pool
 from vpccni.core.steps import FreeEni, Step, UnassignBlocks, Wait
@@ -42,21 +43,27 @@ def outdated(ledger: Ledger, pool: Pool) -> list[UnassignBlocks]:
     return steps
 
 
-def surplus(ledger: Ledger, wanted: Demand, now: float) -> list[Step]:
-    """ENIs to free, then blocks to release; whatever is left, the pool is not short. Wait for ENIs that are young."""
+def surplus(ledger: Ledger, wanted: Demand, now: float, wave: Wave = CALM) -> list[Step]:
+    """ENIs to free, then blocks to release; whatever is left, the pool is not short, nor would it be if pods came back
+    as they were lately. Wait for that, and for ENIs that are young."""
     steps: list[Step] = []
     leaving = set()
     for held in sorted(ledger.enis, key=_drain_order):
         without = ledger.without(held)
         if not _empty(held) or wanted.short(without):
             continue
+        if wanted.short(again(without, wave.for_enis)):
+            steps.append(_kept(held.eni.id, wave.for_enis, wave.enis_until, now))
+            continue  # its blocks may go before it does
         steps.append(_free(held, wanted, ledger, now))
         leaving.add(held.eni.id)
         ledger.tally = without
     if wanted.whole_enis:
         return steps
     steps += _stand_ins(ledger, wanted, leaving)
-    count = wanted.over(ledger.tally) // wanted.block_size
+    count = wanted.over(again(ledger.tally, wave.for_blocks)) // wanted.block_size
+    if count <= 0 and wanted.over(ledger.tally) >= wanted.block_size:
+        steps.append(_kept("what is idle", wave.for_blocks, wave.blocks_until, now))
     for held in sorted(ledger.enis, key=_drain_order):
         if count <= 0:
             break
@@ -69,6 +76,11 @@ def surplus(ledger: Ledger, wanted: Demand, now: float) -> list[Step]:
             ledger.unassigned(held.eni.id, len(blocks), wanted.block_size)
             count -= len(blocks)
     return steps
+
+
+def _kept(what: str, addresses: int, until: float, now: float) -> Wait:
+    reason = f"{what} is kept for {until - now:.0f} s: pods needed {addresses} addresses more than now lately"
+    return Wait("needed-lately", until, reason)
 
 
 def _stand_ins(ledger: Ledger, wanted: Demand, leaving: set[str]) -> list[Step]:

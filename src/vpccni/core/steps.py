@@ -77,7 +77,8 @@ class Wait:
     """Nothing can be done about it now. `until` in Unix seconds; None when time alone does not help.
 
     Codes: `eni-limit` (instance type), `max-eni` (MAX_ENI), `eni-full`, `subnet-hold`, `subnet-fragmented`,
-    `attach-blocked`, `throttled`, `paused`, `cordoned`, `shrink-interval`, `eni-young`, `ipv6-prefix-refused`.
+    `attach-blocked`, `throttled`, `paused`, `cordoned`, `shrink-interval`, `eni-young`, `needed-lately`,
+    `ipv6-prefix-refused`.
     """
 
     code: str

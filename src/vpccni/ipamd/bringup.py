@@ -23,6 +23,7 @@ from vpccni.aws.values import InstanceLimits, NodeIdentity
 from vpccni.clock import Clock
 from vpccni.core import limits as type_limits
 from vpccni.core.census import YOUNG_S, place
+from vpccni.core.lately import Lately
 from vpccni.core.pool import Pool
 from vpccni.core.targets import NodeLimits
 from vpccni.errors import NoAddress, VpcCniError
@@ -223,6 +224,7 @@ class BringUp:
             parts.metrics,
             self._become_ready,
             parts.decisions,
+            Lately(parts.settings.ip_cooldown_s),
         )
 
     def _upkeep(self, node: NodeIdentity, calls: CloudCalls, view: NodeView) -> Upkeep:

@@ -24,7 +24,7 @@ CAPACITY = 2000
 TEXT_LIMIT = 1000  # characters of a sentence or of one piece of evidence
 CHAIN_LIMIT = 10
 # Waits that a refusal of EC2's brought about; the others explain themselves.
-_OWN_REASON = frozenset({"eni-limit", "max-eni", "paused", "cordoned", "shrink-interval", "eni-young"})
+_OWN_REASON = frozenset({"eni-limit", "max-eni", "paused", "cordoned", "shrink-interval", "eni-young", "needed-lately"})
 _WAITS_OF = {
     "subnet-hold": "AssignBlocks",
     "subnet-fragmented": "AssignBlocks",
@@ -34,7 +34,7 @@ _WAITS_OF = {
 # Refusals that stay true although the step that met them ends in order: something else is tried next.
 _LASTING = frozenset({"subnet-empty", "subnet-fragmented", "address-limit"})
 # Waits before giving something back: no pod waits for these.
-IDLE_WAITS = frozenset({"shrink-interval", "eni-young"})
+IDLE_WAITS = frozenset({"shrink-interval", "eni-young", "needed-lately"})
 
 _step_of_this_task: ContextVar[int] = ContextVar("vpccni_step", default=0)
 

@@ -17,6 +17,7 @@ from vpccni.clock import Clock
 from vpccni.core import plan as planning
 from vpccni.core import targets as targeting
 from vpccni.core.gather import Gathering
+from vpccni.core.lately import Lately, Wave, again
 from vpccni.core.pool import Pool
 from vpccni.core.reconcile import SETTLE_S
 from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
@@ -46,14 +47,16 @@ class Engine:
         metrics: Metrics,
         settled: Callable[[], None],
         decisions: Decisions | None = None,
+        lately: Lately | None = None,
     ) -> None:
-        """`settled` is called after every turn; the daemon looks there whether it has become ready."""
+        """`settled` is called after every turn; the daemon looks there whether it has become ready. Without `lately`
+        what is idle goes back at once."""
         self._pool, self._targets, self._limits = pool, targets, limits
         self._runner, self._holds, self._clock, self._metrics = runner, holds, clock, metrics
         self._settled = settled
         self._decisions = decisions or Decisions(clock.now)
         self._event = asyncio.Event()
-        self._gathering = Gathering()
+        self._gathering, self._lately = Gathering(), lately or Lately(0.0)
         self._pending: list[Step] = []
         self._reconcile_at = clock.now() + RECONCILE_S
         self._last_decrease: float | None = None
@@ -68,12 +71,13 @@ class Engine:
 
     def wake_if_low(self) -> None:
         """After an ADD or DEL: wake only when the pool is short or something may be given back."""
+        now = self._clock.now()
+        wave = self._lately.note(self._pool.tally(now, 0), now)
         if self._pending:
             return  # the end of a step wakes the engine anyway
-        now = self._clock.now()
         rest_at = self._pool.next_rest(now)
         sooner = rest_at is not None and rest_at < self._wake_at  # what was released may go back after its cooldown
-        if sooner or planning.low_watermark(self._pool, self._targets, self._limits, now) or self._over(now):
+        if sooner or planning.low_watermark(self._pool, self._targets, self._limits, now) or self._over(now, wave):
             self._event.set()
 
     async def run(self) -> None:
@@ -90,14 +94,16 @@ class Engine:
 
     def plan(self) -> list[Step]:
         """What would be done now; also for explanations."""
+        now = self._clock.now()
         return planning.plan(
             self._pool,
             self._targets,
             self._limits,
-            self._clock.now(),
+            now,
             holds=self._holds.now_holding(),
             last_decrease=self._last_decrease,
             pending=self._pending,
+            wave=self._lately.note(self._pool.tally(now, 0), now),
         )
 
     async def _turn(self) -> float:
@@ -109,14 +115,14 @@ class Engine:
         self._drop_stand_ins(now)
         steps = self.plan()
         self._explain([step for step in steps if isinstance(step, Wait)])
-        ready, again = self._gathering.due(
+        ready, later = self._gathering.due(
             steps, self._pool.tally(now, 0), self._demand().spare, now, self._runner.free_at
         )
         for step in ready:
             self._start(step, now)
         by_time = planning.next_wake(steps, self._pool, now)
         # The end of a reconcile wakes the loop; one that is under way must not make it spin.
-        return min(again, inf if by_time is None else by_time, inf if self._reconciling else self._reconcile_at)
+        return min(later, inf if by_time is None else by_time, inf if self._reconciling else self._reconcile_at)
 
     def _start(self, step: Step, now: float) -> None:
         try:
@@ -165,8 +171,9 @@ class Engine:
             log.info("prefixes can be had again: single addresses drain")
             pool.set_mode(pool.mode)
 
-    def _over(self, now: float) -> bool:
-        return self._demand().over(self._pool.tally(now)) > 0
+    def _over(self, now: float, wave: Wave) -> bool:
+        wanted = self._demand()
+        return wanted.over(again(self._pool.tally(now), wave.kept(whole_enis=wanted.whole_enis))) > 0
 
     def _demand(self) -> targeting.Demand:
         """Of the first network card."""

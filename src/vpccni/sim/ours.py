@@ -16,6 +16,7 @@ from vpccni.core import targets as targeting
 from vpccni.core import view
 from vpccni.core.block import Block, BlockKind
 from vpccni.core.gather import Gathering
+from vpccni.core.lately import CALM, Lately, Wave
 from vpccni.core.plan import next_wake, plan
 from vpccni.core.pool import PodIdentity, PodKey, Pool
 from vpccni.core.stats import Tally
@@ -44,7 +45,7 @@ class OurNode(PacedNode):
         self._pending: list[Step] = []
         self._last_decrease: float | None = None
         self._wake_at = float("inf")
-        self._gathering = Gathering()
+        self._gathering, self._lately = Gathering(), Lately(float(settings.ip_cooldown_s))
         self.timeline.spawn(self._start_up())
 
     # -- pods
@@ -74,28 +75,34 @@ class OurNode(PacedNode):
 
     def _turn_if_due(self) -> None:
         """After a change: the engine looks only when the pool is short, or something may be given back."""
-        if self._pending:
-            return  # the end of a step is a turn anyway
         now = self.timeline.now
         tally = self.pool.tally(now, 0)
+        wave = self._lately.note(tally, now)
+        if self._pending:
+            return  # the end of a step is a turn anyway
         if self._wanted.short(tally):
             if not self._gathering.patient(tally, self._wanted.spare, now):
                 self._turn()
-        elif self._has_surplus(tally):
+        elif self._has_surplus(tally, wave):
             self._turn()
         else:
             self._sleep([])
+            if self._has_surplus(tally, CALM):
+                self._wake(min(wave.enis_until, wave.blocks_until))
 
-    def _has_surplus(self, tally: Tally) -> bool:
-        spare = tally.available - tally.waiting - self._wanted.spare
-        if spare <= 0:
-            return False
-        if self._wanted.whole_enis:
-            return any(not held.owned and held.total <= spare and held.eni.freeable for held in self.pool.held())
-        return True
+    def _has_surplus(self, tally: Tally, wave: Wave) -> bool:
+        """Whether a plan might give something back: a block, or an ENI whose addresses, if any, are all over."""
+        idle = tally.available - tally.waiting - self._wanted.spare
+        if idle > wave.for_blocks and not self._wanted.whole_enis:
+            return True
+        over = idle - wave.for_enis
+        return over >= 0 and any(
+            not held.owned and held.total <= over and held.eni.freeable for held in self.pool.held()
+        )
 
     def _turn(self) -> None:
         now = self.timeline.now
+        tally = self.pool.tally(now, 0)
         steps = plan(
             self.pool,
             self.setup.targets,
@@ -104,8 +111,9 @@ class OurNode(PacedNode):
             holds=self.holds.now_holding(),
             last_decrease=self._last_decrease,
             pending=self._pending,
+            wave=self._lately.note(tally, now),
         )
-        ready, again = self._gathering.due(steps, self.pool.tally(now, 0), self._wanted.spare, now, self.pacer.free_at)
+        ready, again = self._gathering.due(steps, tally, self._wanted.spare, now, self.pacer.free_at)
         for step in ready:
             self._start(step)
         if again < inf:
