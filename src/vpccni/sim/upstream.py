@@ -1,43 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node that follows the rules of the Amazon VPC CNI 1.23, so that the comparison with ours can be repeated.
 
-Knows its ticks of 5 s, its one call per tick, "n, then 1", its order of EC2 calls and the retries of its SDK. Must
-never be part of the product. Charitable where in doubt: no restarts of the container when start-up calls are
-throttled, no work for reconcile, no ENI undone because one of the later calls was throttled.
+Knows its ticks of 5 s, its one call per tick, "n, then 1", its order of EC2 calls, and that its process ends when its
+first calls or its first growth are refused. Must never be part of the product. Charitable where in doubt: no work for
+reconcile, no ENI undone because one of the later calls was throttled.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.core.block import Mode
 from vpccni.core.view import blocks_of
 from vpccni.errors import CloudError
-from vpccni.sim.account import THROTTLED
-from vpccni.sim.node import Node
 from vpccni.sim.timeline import Process
 from vpccni.sim.upstream_rules import Rules
+from vpccni.sim.upstream_sdk import TRIES_LAST_S, SdkNode
 from vpccni.sim.upstream_store import Cidr, Store, StoredEni
 
-T = TypeVar("T")
 TICK_S = 5.0
 HOLD_OFF_S = 120.0  # after a subnet was full
 SHRINK_INTERVAL_S = 30.0
-SDK_ATTEMPTS, SDK_BACKOFF_LAST_S = 3, 20.0  # aws-sdk-go-v2, standard retry mode
-TRIES, BACKOFF_LAST_S = 12, 60.0  # of the daemon's own retries around detach, delete and its look at the metadata
-BOOT_RETRY_S = 10.0
+TAG_TRIES = 5
+# kubelet: a container that ended is started again, then with a back-off that doubles.
+RESTARTED_S, RESTART_S, RESTART_LAST_S = 1.0, 10.0, 300.0
 INSUFFICIENT = frozenset({"InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"})
 
 
-class UpstreamNode(Node):
+class UpstreamNode(SdkNode):
     """One node with upstream's rules."""
 
     def boot(self) -> None:
         """Start-up calls, one growth, then ticks."""
-        self.store = Store(float(self.setup.settings.ip_cooldown_s), self.rng)
+        self.store = Store(float(self.setup.settings.ip_cooldown_s), self.rng)  # empty until it serves
         slots = self.setup.limits.slots_per_eni()
         self.rules = Rules.of(self.setup.targets, slots, prefixes=self.setup.mode is Mode.PREFIX)
         self._max_enis = self.setup.limits.enis_on(0, self.setup.targets.max_eni)
@@ -45,7 +43,8 @@ class UpstreamNode(Node):
         self._tick_at: float | None = None  # the next tick that matters; others would find what the last one found
         self._busy = True
         self._phase_s = 0.0
-        self.timeline.spawn(self._start_up())
+        self._tagged = False
+        self.timeline.spawn(self._process())
 
     # -- pods
 
@@ -107,7 +106,8 @@ class UpstreamNode(Node):
             if now <= self._hold_until:
                 again = self._hold_until
             elif self._has_room():
-                yield from self._grow()
+                with suppress(CloudError):  # the next tick tries again
+                    yield from self._grow()
                 again = self.timeline.now
         elif rules.over(store) > 0:
             if now - self._last_decrease > SHRINK_INTERVAL_S:
@@ -134,51 +134,41 @@ class UpstreamNode(Node):
 
     # -- calls
 
-    def _call(self, action: str, effect: Callable[[], T]) -> Process[T]:
-        """One call as the SDK makes it: up to three attempts when throttled."""
-        attempt = 1
-        while True:
+    def _process(self) -> Process[None]:
+        """The container, until it serves: what fails before ends it, and kubelet starts it again."""
+        for crashes in itertools.count():
+            self.start_sdk()
             try:
-                return (yield from self.account.request(action, effect))
-            except CloudError as error:
-                if error.aws_code != THROTTLED or attempt == SDK_ATTEMPTS:
-                    raise
-            yield self.rng.random() * min(SDK_BACKOFF_LAST_S, 2.0**attempt)
-            attempt += 1
-
-    def _insist(self, action: str, effect: Callable[[], T], first_s: float) -> Process[T]:
-        """A call with the daemon's own retries around the SDK's."""
-        pause_s = first_s
-        for _ in range(TRIES - 1):
-            try:
-                return (yield from self._call(action, effect))
+                yield from self._start_up()
+                break
             except CloudError:
-                yield pause_s
-                pause_s = min(BACKOFF_LAST_S, pause_s * 2)
-        return (yield from self._call(action, effect))
+                self._hold_until = float("-inf")
+                yield RESTARTED_S if crashes == 0 else min(RESTART_LAST_S, RESTART_S * 2.0 ** (crashes - 1))
+        self._phase_s = self.timeline.now % TICK_S
+        self._busy = False
+        self._ready_if_so()
+        self._tick_by(self.timeline.now + TICK_S)
 
     def _start_up(self) -> Process[None]:
+        """Raises what is fatal: no description of the ENIs, no tags, a first growth that is refused."""
         ec2, account, instance = self.account.ec2, self.account, self.instance
-        yield from self._until_done("DescribeNetworkInterfaces", lambda: ec2.attached(instance.instance_id))
-        with suppress(CloudError):  # logged only
-            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
-        with suppress(CloudError):
-            yield from self._call("CreateTags", lambda: None)
-        with suppress(CloudError):  # the security groups of the primary ENI
-            yield from self._call("ModifyNetworkInterfaceAttribute", lambda: None)
+        self.store = Store(float(self.setup.settings.ip_cooldown_s), self.rng)
+        yield from self.insist("DescribeNetworkInterfaces", lambda: ec2.attached(instance.instance_id), 0.01)
+        if not self._tagged:
+            yield from self.insist("CreateTags", lambda: None, 0.5, TAG_TRIES)
+            self._tagged = True
+        with suppress(CloudError):  # the ENI would be missing until a later reconcile
+            yield from self.call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+        with suppress(CloudError):  # the security groups of the primary ENI; logged only
+            yield from self.call("ModifyNetworkInterfaceAttribute", lambda: None)
         primary = ec2.interfaces([instance.primary_eni_id])[0]
         self._groups = primary.security_groups
-        self.store.add_eni(StoredEni(primary.eni_id, True, self.timeline.now, primary.subnet_id))
-        yield from self._loop_once()
-        self._tick_by(self.timeline.now)
-
-    def _until_done(self, action: str, effect: Callable[[], object]) -> Process[None]:
-        while True:
-            try:
-                yield from self._call(action, effect)
-                return
-            except CloudError:
-                yield BOOT_RETRY_S
+        stored = StoredEni(primary.eni_id, True, self.timeline.now, primary.subnet_id)
+        self.store.add_eni(stored)
+        for block in blocks_of(primary):
+            self.store.add_cidr(stored, block.network)
+        if self.rules.too_low(self.store):
+            yield from self._grow()
 
     # -- growth
 
@@ -190,7 +180,7 @@ class UpstreamNode(Node):
                 continue
             for count in (room, 1):  # n, then 1
                 try:
-                    networks = yield from self._call("AssignPrivateIpAddresses", self._assignment(eni, count))
+                    networks = yield from self.call("AssignPrivateIpAddresses", self._assignment(eni, count))
                 except CloudError as error:
                     refusal = error
                     continue
@@ -200,7 +190,8 @@ class UpstreamNode(Node):
                 if self.setup.settings.enable_subnet_discovery:
                     continue
                 self._hold_until = self.timeline.now + HOLD_OFF_S
-            return
+                return
+            raise refusal
         if len(self.store.enis) < self._max_enis:
             try:
                 yield from self._new_eni(min(wanted, slots))
@@ -225,8 +216,8 @@ class UpstreamNode(Node):
         subnet_id = self.instance.subnet_id
         singles, prefixes = self._counts(count)
         with suppress(CloudError):  # then the primary subnet is used
-            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
-        created = yield from self._call(
+            yield from self.call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+        created = yield from self.call(
             "CreateNetworkInterface",
             lambda: ec2.create(
                 subnet_id, self._groups, description="", tags={}, address_count=singles, prefix_count=prefixes
@@ -238,21 +229,19 @@ class UpstreamNode(Node):
         self.record.enis.add(1, self.timeline.now)
         self.record.created += 1
         try:
-            slots = yield from self._call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
+            slots = yield from self.call("DescribeInstances", lambda: ec2.occupied_slots(instance_id))
             device = next(each for each in range(100) if (0, each) not in slots)
-            attachment = yield from self._call(
-                "AttachNetworkInterface", lambda: ec2.attach(eni_id, instance_id, device)
-            )
+            attachment = yield from self.call("AttachNetworkInterface", lambda: ec2.attach(eni_id, instance_id, device))
         except CloudError:
             yield from self._delete(eni_id, held)
             raise
         with suppress(CloudError):  # it would detach and delete the ENI again
-            yield from self._call(
+            yield from self.call(
                 "ModifyNetworkInterfaceAttribute", lambda: ec2.delete_on_termination(eni_id, attachment)
             )
         yield from self._seen_in_metadata(created)
         with suppress(CloudError):
-            yield from self._call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
+            yield from self.call("DescribeSubnets", lambda: ec2.subnets(account.vpc_id, account.zone))
         stored = StoredEni(eni_id, False, self.timeline.now, subnet_id)
         self.store.add_eni(stored)
         for block in blocks_of(created):
@@ -264,7 +253,7 @@ class UpstreamNode(Node):
         eni, pause_s = self.account.cloud.enis[created.eni_id], 0.1
         while eni.attachment is None or eni.attachment.shown is None or eni.attachment.shown.version < 0:
             yield pause_s
-            pause_s = min(BACKOFF_LAST_S, pause_s * 2)
+            pause_s = min(TRIES_LAST_S, pause_s * 2)
 
     # -- decrease
 
@@ -280,7 +269,7 @@ class UpstreamNode(Node):
             addresses: list[IPAddress] = [each.network.network_address for each in victims if each.size == 1]
             prefixes = [each.network for each in victims if each.size > 1]
             try:
-                yield from self._call("UnassignPrivateIpAddresses", self._unassignment(eni, addresses, prefixes))
+                yield from self.call("UnassignPrivateIpAddresses", self._unassignment(eni, addresses, prefixes))
             except CloudError:  # logged only; reconcile brings the items back
                 for cidr in victims:
                     self.store.add_cidr(eni, cidr.network)
@@ -296,7 +285,7 @@ class UpstreamNode(Node):
         ec2, eni_id = self.account.ec2, eni.eni_id
         self.store.remove_eni(eni)
         try:
-            (interface,) = yield from self._call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
+            (interface,) = yield from self.call("DescribeNetworkInterfaces", lambda: ec2.interfaces([eni_id]))
         except CloudError:
             return
         assert interface.attachment is not None
@@ -305,7 +294,7 @@ class UpstreamNode(Node):
     def _detach_and_delete(self, eni_id: str, attachment_id: str, held: int) -> Process[None]:
         ec2 = self.account.ec2
         try:
-            yield from self._insist("DetachNetworkInterface", lambda: ec2.detach(attachment_id), 0.2)
+            yield from self.insist("DetachNetworkInterface", lambda: ec2.detach(attachment_id), 0.2)
             yield 2.0
         finally:
             yield from self._delete(eni_id, held)
@@ -313,7 +302,7 @@ class UpstreamNode(Node):
     def _delete(self, eni_id: str, held: int) -> Process[None]:
         ec2 = self.account.ec2
         try:
-            yield from self._insist("DeleteNetworkInterface", lambda: ec2.delete(eni_id), 0.5)
+            yield from self.insist("DeleteNetworkInterface", lambda: ec2.delete(eni_id), 0.5)
         except CloudError:
             return  # leaked; it still holds its addresses
         self.account.forget_link(eni_id)
