@@ -146,3 +146,32 @@ def test_a_thousand_nodes_over_a_day_lose_no_pod() -> None:
     )
     assert found["pods"]["failed"] == 0
     assert found["pods"]["arrived"] > 90_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("load", ["batch", "cron", "web"])
+def test_to_serve_99_of_100_pods_at_once_ours_wastes_a_fifth_less_than_upstreams_best_setting(
+    load: str, seed: int
+) -> None:
+    """Each policy with the WARM_IP_TARGET that wastes least among those with which it keeps the promise."""
+
+    def least_waste(policy: str) -> float:
+        for spare in (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20):  # what is wasted grows with it
+            found = played(
+                load,
+                policy=policy,
+                seed=seed,
+                nodes=10,
+                instance_type="m5.xlarge",
+                env={"WARM_IP_TARGET": str(spare)},
+                warm_up_s=1800.0,
+                boot_over_s=900.0,
+                duration_s=4 * 3600.0,
+            )
+            if found["time_to_address_s"]["p99"] == 0.0 and found["pods"]["failed"] == 0:
+                return float(found["addresses"]["wasted_hours"])
+        raise AssertionError("no setting keeps the promise")
+
+    assert least_waste("ours") <= 0.8 * least_waste("upstream")
