@@ -11,6 +11,7 @@ from walk_worlds import FAR, NODE, POLICY, PUBLIC, SITE, WEB, A, B, C, route, ta
 
 from vpccni.core.walk import walk
 from vpccni.core.walkfilter import Header, Meeting, run
+from vpccni.core.walkgroups import Group, Permit
 from vpccni.core.walkvalues import Trip, World
 
 SERVICE = "10.100.0.1"
@@ -165,6 +166,31 @@ def test_a_blackhole_a_filter_and_a_policy_are_named() -> None:
     assert go(with_node(world(), closed), "pod a", A, SITE, 443).verdict.reached
     refusing = replace(near, policies={"filter FORWARD": "DROP"})
     assert "-P FORWARD DROP" in go(with_node(world(), refusing), "pod a", A, FAR).verdict.why
+
+
+def test_security_groups_judge_the_beginning_of_a_connection_on_both_sides() -> None:
+    def grouped(**groups: tuple[Permit, ...]) -> World:
+        before = world()
+        assert before.vpc is not None
+        named = {port.eni_id: groups.get(port.eni_id.replace("-", "_")) for port in before.vpc.ports}
+        ports = tuple(
+            replace(port, groups=None if named[port.eni_id] is None else (Group("web", named[port.eni_id] or ()),))
+            for port in before.vpc.ports
+        )
+        return replace(before, vpc=replace(before.vpc, ports=ports))
+
+    out = Permit("all to 0.0.0.0/0", True, "-1", (ip_network("0.0.0.0/0"),))
+    web = Permit("tcp 80 from 192.168.0.0/16", False, "tcp", (ip_network("192.168.0.0/16"),), 80, 80)
+    allowed = go(grouped(eni_2=(out,), eni_3=(web,)), "pod b", B, FAR)
+    assert allowed.verdict.reached and "web: tcp 80 from 192.168.0.0/16" in [hop.by for hop in allowed.hops]
+    for refused, port, way in (
+        (grouped(eni_2=(web,)), 80, "eni-2 (node 1 eth1) send"),
+        (grouped(eni_3=(out,)), 80, "eni-3 (node 2 eth0) receive"),
+        (grouped(eni_3=(web,)), 81, "eni-3 (node 2 eth0) receive"),
+    ):
+        verdict = go(refused, "pod b", B, FAR, port).verdict
+        assert (verdict.code, verdict.where) == ("security-group", "vpc") and way in verdict.why
+    assert go(grouped(eni_1=(), eni_2=()), "pod b", B, A).verdict.reached  # never leaves the node
 
 
 def test_strict_reverse_path_filtering_stops_the_answer_of_the_internet() -> None:

@@ -80,7 +80,7 @@ def test_a_way_is_predicted_and_observed_and_its_break_is_explained(lab: Lab, tm
 
 @pytest.mark.long
 def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
-    lab.up("--instance-type", "t3.small")
+    lab.up("--instance-type", "t3.small", "--ipv6", "--env", "VPCCNI_DUAL_STACK=true")
     near = lab.add("a", "b", "c", "d", node="1")
     lab.add("far", node="2")
     names = {address: name for name, address in near.items()}
@@ -97,8 +97,26 @@ def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
             for name in (first, second)}  # fmt: skip
     assert ("node 1", "eth0", "out") in ways[first] and ("node 1", "eth0", "out") not in ways[second]
 
+    for end in (first, "far", "internet"):
+        found = trace(lab, second, end, "--family", "6")
+        assert found["predicted"]["reached"] and found["agrees"] and found["sent"].startswith("["), found
+    guarded(lab, first, second)
     with frozen_daemon(lab, "1"):
         explained(lab, first, second)
+
+
+def guarded(lab: Lab, first: str, second: str) -> None:
+    """Security groups let only some connections begin, between nodes."""
+    lab.run("sg", "revoke", "nodes", "all", "from", "anywhere")
+    found = trace(lab, second, "far", exit_code=1)
+    assert found["predicted"]["code"] == "security-group" and found["agrees"]
+    assert found["dropped"]["security_group"] >= 1
+    assert trace(lab, second, first)["agrees"]  # the same node
+    assert trace(lab, second, "internet")["agrees"]  # answers need no rule
+    lab.run("sg", "allow", "nodes", "tcp", "80", "from", "nodes")
+    assert trace(lab, second, "far")["agrees"]
+    assert trace(lab, second, "far:81", exit_code=1)["predicted"]["code"] == "security-group"
+    lab.run("sg", "allow", "nodes", "all", "from", "anywhere")
 
 
 def without_its_rule(lab: Lab, name: str, source: str) -> None:

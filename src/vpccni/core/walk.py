@@ -13,6 +13,7 @@ from typing import Literal
 
 from vpccni.core.walkfib import Choice, Question, choose
 from vpccni.core.walkfilter import Header, Meeting, run
+from vpccni.core.walkgroups import allowing
 from vpccni.core.walkreasons import NEXT_STEPS, purpose, source_check
 from vpccni.core.walkvalues import Hop, Outside, Phase, Port, Stack, Trip, Verdict, Way, World
 from vpccni.netlink.values import IPAddress, Route
@@ -229,22 +230,37 @@ class _Walker:
         self._decide("vpc", Meeting(header), by, "the source check lets it pass")
         if header.target in vpc.services:
             return "vpc", "", header
-        return self._deliver(header, internal=True)
+        return self._deliver(header, sender=port)
 
-    def _deliver(self, header: Header, *, internal: bool) -> tuple[str, str, Header]:
+    def _deliver(self, header: Header, *, sender: Port | None) -> tuple[str, str, Header]:
         vpc = self._world.vpc
         assert vpc is not None
         owner = next((port for port in vpc.ports if port.owns(header.target)), None)
+        if sender is not None and (owner or any(header.target in each.addresses for each in vpc.outside)):
+            self._judge(sender, header, egress=True)
         if owner is not None:
             self._decide(
                 "vpc", Meeting(header), f"{owner.eni_id} owns {header.target}", "the VPC delivers to the owner"
             )
+            self._judge(owner, header, egress=False)
             self._see("vpc", owner.port, "out", Meeting(header))
             return owner.stack, owner.device, header
         host = next((each for each in vpc.outside if header.target in each.addresses), None)
-        if host is None or not internal:
+        if host is None or sender is None:
             raise _Stop("unowned-address", "vpc", f"no attached ENI and no known host has {header.target}")
         return self._outward(host, header)
+
+    def _judge(self, port: Port, header: Header, *, egress: bool) -> None:
+        """Security groups. They are stateful: only the beginning of a connection is judged."""
+        if port.groups is None or self.phase == "reply":
+            return
+        way = "send" if egress else "receive"
+        by = allowing(port.groups, header, egress=egress)
+        if not by:
+            names = ", ".join(group.name for group in port.groups)
+            why = f"no rule of {names} lets {port.eni_id} ({port.stack} {port.device}) {way} {header.protocol} {header}"
+            raise _Stop("security-group", "vpc", why)
+        self._decide("vpc", Meeting(header), by, f"a security group lets {port.eni_id} {way} it")
 
     def _outward(self, host: Outside, header: Header) -> tuple[str, str, Header]:
         vpc = self._world.vpc
@@ -266,7 +282,7 @@ class _Walker:
         vpc = self._world.vpc
         assert vpc is not None  # only it has places that are no stacks
         if stack == "vpc":  # a service of the VPC itself answers
-            return self._deliver(header, internal=False)
+            return self._deliver(header, sender=None)
         host = next(each for each in vpc.outside if header.source in each.addresses)
         self._see(stack, _OUTSIDE_DEVICE, "out", Meeting(header))
         self._see("vpc", _gate(host.via), "in", Meeting(header))
@@ -276,7 +292,7 @@ class _Walker:
                 raise _Stop("not-public", "vpc", f"{header.target} is nobody's public address")
             header = replace(header, target=private)
             self._decide("vpc", Meeting(header), "internet gateway", f"the public address stands for {private}")
-        return self._deliver(header, internal=False)
+        return self._deliver(header, sender=None)
 
     # -- notes -------------------------------------------------------------------------------------------------------
     def _see(self, place: str, device: str, way: Way, meeting: Meeting) -> None:

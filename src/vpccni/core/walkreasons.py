@@ -37,6 +37,7 @@ NEXT_STEPS = {
     "no-public-address": "give the node a public address, or see whether its SNAT rules are in place "
     "(iptables -t nat -S AWS-SNAT-CHAIN-0)",
     "unowned-address": "nobody has this address: is the pod gone, or was its address unassigned in EC2?",
+    "security-group": "see `vpccni lab sg list`; vpccni lab sg allow GROUP tcp PORT from CIDR|GROUP",
     "not-public": "reach the node by its public address and a NodePort",
     "reply-astray": "another translation answers for this connection; see `conntrack -L`",
     "leaves-view": "capture there, or trace from inside a lab, which sees the VPC as well",

@@ -13,6 +13,7 @@ from typing import Literal
 
 from vpccni.core.chains import Tables
 from vpccni.core.walkfilter import Header
+from vpccni.core.walkgroups import Group
 from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Neighbour, Route, Rule
 
 Phase = Literal["request", "reply"]
@@ -50,6 +51,7 @@ class Port:
     port: str
     owned: tuple[IPNetwork, ...]
     checked: bool = True
+    groups: tuple[Group, ...] | None = None  # None: nothing is known of them, so nothing is judged
 
     def owns(self, address: IPAddress) -> bool:
         """Whether EC2 delivers packets for this address here."""

@@ -60,7 +60,7 @@ def trace(
 ) -> Trace:
     """Predict the way from the place `start` (such as `pod web`), and then try it."""
     inventory = control.ask(state, "GET", "/status")
-    lab = world.observe(state, inventory, state.pods())
+    lab = world.observe(state, inventory, control.ask(state, "GET", "/groups"), state.pods())
     if start not in lab.world.stacks:
         raise HostError(f"trace from {start}", "it is gone", code="namespace-missing")
     with namespace_handle(lab.namespaces[start]) as handle, tcp_socket(handle, str(target)) as probe:

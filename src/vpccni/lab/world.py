@@ -8,7 +8,7 @@ trace and the capture command use it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from vpccni.core.chains import Tables, parse_save
+from vpccni.core.walkgroups import Group, Permit
 from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
 from vpccni.host import sysctl
 from vpccni.host.programs import run_program
+from vpccni.lab.cloud import grouprules
 from vpccni.lab.router import SERVICE_ADDRESSES
 from vpccni.lab.sockets import namespace_handle
 from vpccni.lab.state import LabState, PodRecord
@@ -39,8 +41,10 @@ class LabWorld:
     namespaces: Mapping[str, Path]
 
 
-def observe(state: LabState, inventory: Mapping[str, Any], pods: Iterable[PodRecord]) -> LabWorld:
-    """Read all nodes and pods."""
+def observe(
+    state: LabState, inventory: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], pods: Iterable[PodRecord]
+) -> LabWorld:
+    """Read all nodes and pods. `inventory` and `groups` are what the lab daemon answers about itself."""
     pods = [pod for pod in pods if pod.addresses]
     nodes = {f"node {node['name']}": NETNS_DIR / state.node_namespace(node["name"]) for node in inventory["nodes"]}
     paths = {**nodes, **{f"pod {pod.label}": Path(pod.netns) for pod in pods}}
@@ -53,7 +57,7 @@ def observe(state: LabState, inventory: Mapping[str, Any], pods: Iterable[PodRec
         "internet": NETNS_DIR / state.internet_namespace,
         "site": NETNS_DIR / state.site_namespace,
     }
-    return LabWorld(World(stacks, vpc(inventory)), {**paths, **{name: path for name, path in places.items()
+    return LabWorld(World(stacks, vpc(inventory, groups)), {**paths, **{name: path for name, path in places.items()
                                                                   if path.exists()}})  # fmt: skip
 
 
@@ -89,7 +93,7 @@ def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
     return replace(pod, cables=inner), replace(node, cables=outer)
 
 
-def vpc(inventory: Mapping[str, Any]) -> Vpc:
+def vpc(inventory: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> Vpc:
     """The VPC's side of an inventory."""
     ports, public = [], {}
     for node in inventory["nodes"]:
@@ -102,6 +106,7 @@ def vpc(inventory: Mapping[str, Any]) -> Vpc:
         addresses = (row["address"], row.get("ipv6_address"))
         place = "internet" if row["via"] == "internet" else "site"
         hosts.append(Outside(row["name"], place, tuple(ip_address(each) for each in addresses if each), row["via"]))
+    ports = _grouped(ports, groups)
     return Vpc(tuple(map(ip_network, cidrs)), tuple(ports), tuple(hosts), public, SERVICE_ADDRESSES)
 
 
@@ -109,6 +114,27 @@ def _port(node: str, eni: Mapping[str, Any]) -> Port:
     texts = (eni["primary_address"], *eni["addresses"], *eni["prefixes"], *eni["ipv6_addresses"], *eni["ipv6_prefixes"])
     owned: tuple[IPNetwork, ...] = tuple(map(ip_network, texts))
     return Port(eni["eni_id"], f"node {node}", eni["device"], eni["port"], owned, eni["source_dest_check"])
+
+
+def _grouped(ports: Sequence[Port], groups: Sequence[Mapping[str, Any]]) -> list[Port]:
+    """The ports with their security groups, whose peers become the addresses that their members own."""
+    owned = {port.eni_id: port.owned for port in ports}
+    members = {group["name"]: [one["eni_id"] for one in group["members"]] for group in groups}
+    names = {name: name for name in members}
+    made = {}
+    for group in groups:
+        permits = []
+        for row in group["rules"]:
+            for rule in grouprules.parse(row["rule"], names):
+                peers = (rule.peer,) if not isinstance(rule.peer, str) else tuple(
+                    network for eni in members[rule.peer] for network in owned.get(eni, ())
+                )  # fmt: skip
+                permits.append(Permit(row["rule"], rule.egress, rule.protocol, peers, rule.first, rule.last))
+        made[group["name"]] = Group(group["name"], tuple(permits))
+    return [
+        replace(port, groups=tuple(made[name] for name, enis in members.items() if port.eni_id in enis))
+        for port in ports
+    ]
 
 
 def _reverse_filter(device: str) -> int:
