@@ -66,11 +66,13 @@ def on_secondary(lab: Lab) -> set[str]:
 def test_a_way_is_predicted_and_observed_and_its_break_is_explained(lab: Lab, tmp_path: Path) -> None:
     lab.up("--instance-type", "t3.small")
     near = lab.add("a", "b", "c", "d", node="1")
-    lab.add("far", node="2")
+    far = lab.add("far", node="2")["far"]
     second = next(name for name, address in near.items() if address in on_secondary(lab))
     for end in ("far", "internet"):
         found = trace(lab, second, end)
         assert found["predicted"]["reached"] and found["agrees"] and found["answer"] == "connected", found
+    other = next(name for name in near if name != second)
+    on_the_node(lab, second, other, far)
     with frozen_daemon(lab, "1"):
         without_its_rule(lab, second, near[second])
     bad = [call(lab, "trace", second, wrong).returncode for wrong in ("nobody", "far:http")]
@@ -103,6 +105,27 @@ def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
     guarded(lab, first, second)
     with frozen_daemon(lab, "1"):
         explained(lab, first, second)
+
+
+def on_the_node(lab: Lab, name: str, other: str, address: str) -> None:
+    """The same commands on a node that knows of no lab: its own pods, and what leaves it is out of view."""
+
+    def run(*argv: str) -> dict[str, Any]:
+        words = ("env", f"VPCCNI_LAB_NAME=no{os.getpid()}", sys.executable, "-m", "vpccni", *argv, "-o", "json")
+        found: dict[str, Any] = json.loads(lab.run("exec", "node/1", "--", *words, ok=False).stdout)
+        return found
+
+    found = run("trace", name, other)
+    assert found["agrees"] and found["predicted"]["delivered_to"] == f"pod {other}"
+    found = run("trace", name, address)
+    assert found["agrees"] and found["answer"] == "connected"
+    assert found["predicted"]["delivered_to"] == "beyond this node"
+    source = run("trace", name, address, "--no-send")["sent"].partition(":")[0]
+    undo = f"ip rule del from {source} lookup main pref 600"
+    with broken(lab, undo, "ip", "rule", "add", "from", source, "lookup", "main", "pref", "600"):
+        found = run("trace", name, address)
+        assert (found["predicted"]["code"], found["agrees"]) == ("source-check", True)
+        assert found["answer"].startswith("no answer") and "preceded" in found["predicted"]["next_step"]
 
 
 def guarded(lab: Lab, first: str, second: str) -> None:

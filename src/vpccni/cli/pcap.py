@@ -23,7 +23,7 @@ from vpccni.core import pcapng
 from vpccni.core.dissect import Ends, dissect
 from vpccni.errors import InputError
 from vpccni.host.tap import Frame, Tap
-from vpccni.lab.probe import choose, endpoints, owners
+from vpccni.lab.probe import choose
 from vpccni.lab.sockets import namespace_handle
 
 _FLUSH_EVERY_S = 0.2
@@ -58,18 +58,15 @@ def pcap(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Capture the packets of a pod, a node or a host; every address gets its name."""
-    from vpccni.lab import control, nodes
+    from vpccni.lab.scene import scene
 
-    state = session(ctx).state
-    nodes.load_topology(state)
-    inventory, pods = control.ask(state, "GET", "/status"), list(state.pods())
-    known = endpoints(state, inventory, pods)
+    here = scene(session(ctx).state)
+    known, names = here.known, here.names
     place = choose(known, name, ("pod", "node", "host"))
     if write == "-" and output is Format.JSON:
         raise InputError("capture", "standard output cannot be JSON and a pcapng file", hint="-w FILE")
     address = choose(known, host, ("pod", "node", "host")).address if host and not _is_address(host) else host
     wanted = Wanted(count, seconds or (0.0 if count else 10.0), port, address)
-    names = owners(inventory, pods)
     with namespace_handle(place.netns) as handle, Tap(handle, interface) as tap:
         say(f"capturing in {place.label}, {_until(wanted)}")
         frames = _captured(tap, wanted)

@@ -8,6 +8,7 @@ Exit code 0: reached as predicted; 1: not reached, or not as predicted; 2: bad i
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ import typer
 
 from vpccni.cli.output import EXIT_FAILURE, Format, Marked, OutputOption, emit, session, table
 from vpccni.errors import InputError
-from vpccni.lab.probe import PORT, Endpoint, choose, endpoints
+from vpccni.lab.probe import PORT, Endpoint, choose
 from vpccni.netlink.values import IPAddress
 
 if TYPE_CHECKING:  # the trace opens packet sockets; --help need not
@@ -35,19 +36,19 @@ def trace(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Follow a packet hop by hop: which rule, route and translation decide, and where it really went."""
-    from vpccni.lab import control, nodes
+    from vpccni.lab.scene import scene
     from vpccni.lab.trace import trace as run_trace
 
-    state = session(ctx).state
-    nodes.load_topology(state)
-    known = endpoints(state, control.ask(state, "GET", "/status"), state.pods())
+    found_here = scene(session(ctx).state)
+    known = found_here.known
     start = choose(known, source, ("pod", "node"))
     target, port = _destination(known, destination, family)
     own = start.of(target.version)
     if not own:
         raise InputError(f"trace from {start.name} to {target}", f"it has no IPv{target.version} address")
     found = run_trace(
-        state, f"{start.kind} {start.name}", ip_address(own), target, port, send=send, wait_s=wait
+        found_here.observe(), f"{start.kind} {start.name}", ip_address(own), target, port,
+        send=send, wait_s=wait, drops=found_here.drops,
     )  # fmt: skip
     if output is Format.JSON:
         emit(_document(found))
@@ -57,7 +58,7 @@ def trace(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _destination(known: list[Endpoint], text: str, family: int | None) -> tuple[IPAddress, int]:
+def _destination(known: Sequence[Endpoint], text: str, family: int | None) -> tuple[IPAddress, int]:
     """`name`, `name:port`, an address of either family, `[address]:port`."""
     name, port = text, str(PORT)
     if text.startswith("["):

@@ -246,6 +246,9 @@ class _Walker:
             self._see("vpc", owner.port, "out", Meeting(header))
             return owner.stack, owner.device, header
         host = next((each for each in vpc.outside if header.target in each.addresses), None)
+        if sender is not None and not vpc.complete:
+            self._decide("vpc", Meeting(header), f"{sender.eni_id} ({sender.device})", "from here on out of view")
+            return _BEYOND, "", header
         if host is None or sender is None:
             raise _Stop("unowned-address", "vpc", f"no attached ENI and no known host has {header.target}")
         return self._outward(host, header)
@@ -281,7 +284,7 @@ class _Walker:
     def _from_outside(self, stack: str, header: Header) -> tuple[str, str, Header]:
         vpc = self._world.vpc
         assert vpc is not None  # only it has places that are no stacks
-        if stack == "vpc":  # a service of the VPC itself answers
+        if stack in ("vpc", _BEYOND):  # a service of the VPC itself answers, or somebody out of view
             return self._deliver(header, sender=None)
         host = next(each for each in vpc.outside if header.source in each.addresses)
         self._see(stack, _OUTSIDE_DEVICE, "out", Meeting(header))
@@ -296,12 +299,14 @@ class _Walker:
 
     # -- notes -------------------------------------------------------------------------------------------------------
     def _see(self, place: str, device: str, way: Way, meeting: Meeting) -> None:
-        self.hops.append(Hop(self.phase, place, device, way, meeting.header, mark=meeting.mark))
+        if device:  # the router's end of an ENI is in view in a lab alone
+            self.hops.append(Hop(self.phase, place, device, way, meeting.header, mark=meeting.mark))
 
     def _decide(self, place: str, meeting: Meeting, by: str, why: str) -> None:
         self.hops.append(Hop(self.phase, place, "", "", meeting.header, by, why, meeting.mark))
 
 
+_BEYOND = "beyond this node"
 _OUTSIDE_DEVICE = "eth0"  # of the hosts outside
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether security groups let a connection begin, and which rule of which group does.
 
-Knows groups with their permissions, peers already resolved to networks. Must never judge an answer: groups are stateful.
-`walk` asks it where a packet leaves an ENI and where it arrives at one.
+Knows groups with their permissions, peers already resolved to networks. Must never judge an answer: groups are
+stateful. `walk` asks it where a packet leaves an ENI and where it arrives at one.
 """
 
 from __future__ import annotations

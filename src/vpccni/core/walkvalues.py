@@ -43,7 +43,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An attached ENI: the device on its node, the router's end, and what it owns."""
+    """An attached ENI: the device on its node, the router's end (empty: out of view), and what it owns."""
 
     eni_id: str
     stack: str
@@ -70,18 +70,20 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class Vpc:
-    """Who owns what. `public`: private address -> public one. `services`: addresses of the VPC itself."""
+    """Who owns what. `public`: private address -> public one. `services`: addresses of the VPC itself. Seen from one
+    node it is not `complete`: `ports` are that node's, and what goes to anybody else is gone from view."""
 
     cidrs: tuple[IPNetwork, ...]
     ports: tuple[Port, ...]
     outside: tuple[Outside, ...] = ()
     public: Mapping[IPAddress, IPAddress] = field(default_factory=dict)
     services: tuple[IPAddress, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All stacks by name, and the VPC between them (None on a machine that knows only itself)."""
+    """All stacks by name, and the VPC between them (None: nothing is known of it)."""
 
     stacks: Mapping[str, Stack]
     vpc: Vpc | None = None

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A probe through the lab, predicted and then sent: who saw it where, and what was counted as dropped.
+"""A probe, predicted and then sent: who saw it where, and what was counted as dropped.
 
 Knows how to open taps in every namespace on the way and to send one TCP probe. Must never predict (`core.walk` does) or
-change anything: a trace leaves the lab as it was. `vpccni trace` calls it.
+change anything: a trace leaves everything as it was. `vpccni trace` calls it.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +20,20 @@ from vpccni.core.walkmatch import Row, Sighting, align, of_probe
 from vpccni.core.walkvalues import Trip, Way
 from vpccni.errors import HostError
 from vpccni.host.tap import Tap
-from vpccni.lab import control, world
 from vpccni.lab.sockets import namespace_handle, tcp_socket
-from vpccni.lab.state import LabState
+from vpccni.lab.world import LabWorld
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import IPAddress
 
 # Kernel counters that say why a packet was dropped; the two files of /proc/net have the same form.
 _COUNTERS = {"netstat": ("IPReversePathFilter", "InNoRoutes"), "snmp": ("OutNoRoutes", "InAddrErrors")}
+
+
+Drops = Callable[[], Mapping[str, int]]
+
+
+def _none() -> Mapping[str, int]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +62,28 @@ class Trace:
 
 
 def trace(
-    state: LabState, start: str, source: IPAddress, target: IPAddress, port: int, *, send: bool, wait_s: float
+    lab: LabWorld,
+    start: str,
+    sent_from: IPAddress,
+    target: IPAddress,
+    port: int,
+    *,
+    send: bool,
+    wait_s: float,
+    drops: Drops = _none,
 ) -> Trace:
-    """Predict the way from the place `start` (such as `pod web`), and then try it."""
-    inventory = control.ask(state, "GET", "/status")
-    lab = world.observe(state, inventory, control.ask(state, "GET", "/groups"), state.pods())
+    """Predict the way from the place `start` (such as `pod web`), and then try it. `drops` reads the VPC's counters."""
     if start not in lab.world.stacks:
         raise HostError(f"trace from {start}", "it is gone", code="namespace-missing")
     with namespace_handle(lab.namespaces[start]) as handle, tcp_socket(handle, str(target)) as probe:
-        probe.bind((str(source), 0))
-        sent = Header(source, int(probe.getsockname()[1]), target, port)
+        probe.bind((str(sent_from), 0))
+        sent = Header(sent_from, int(probe.getsockname()[1]), target, port)
         trip = walk(lab.world, start, sent)
         if not send:
             return Trace(sent, trip)
-        before = _counters(lab.namespaces) | dict(inventory["dropped"])
+        before = {**_counters(lab.namespaces), **drops()}
         answer, sightings = _try(probe, sent, lab.namespaces, wait_s)
-    after = _counters(lab.namespaces) | control.ask(state, "GET", "/status")["dropped"]
+    after = {**_counters(lab.namespaces), **drops()}
     moved = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
     return Trace(sent, trip, tuple(align(trip.hops, of_probe(sightings, sent))), answer, moved)
 

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What leaves a node, by which device and with which source: a packet socket in the node's network.
 
-Knows the first bytes of IPv4, IPv6, TCP and UDP. Must never hold a socket longer than one exchange: it sees all of the
+Knows packet sockets and which way a packet goes. Must never hold a socket longer than one exchange: it sees all of the
 node's traffic. `exchange` opens one around each flow.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
+from vpccni.core.dissect import HEAD, dissect
 from vpccni.netlink.namespace import inside
 
 _ETH_P_ALL = 3
@@ -21,9 +20,6 @@ _IPV4, _IPV6 = 0x0800, 0x86DD
 _OUTGOING = 4  # PACKET_OUTGOING
 _RCVBUFFORCE = 33
 _BUFFER = 8 << 20
-_PORTS = struct.Struct("!HH")
-_PROTOCOLS = {6: "tcp", 17: "udp"}
-HEAD = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +67,7 @@ class Capture:
 
 def parse(device: str, ether: int, head: bytes) -> Packet | None:
     """A TCP or UDP packet from its first bytes; None for any other and for later fragments."""
-    if ether == _IPV4 and len(head) >= 20:
-        start, protocol, source, target = (head[0] & 15) * 4, head[9], head[12:16], head[16:20]
-        if struct.unpack_from("!H", head, 6)[0] & 0x1FFF:
-            return None
-    elif ether == _IPV6 and len(head) >= 40:
-        start, protocol, source, target = 40, head[6], head[8:24], head[24:40]
-    else:
+    ends = dissect(head) if ether in (_IPV4, _IPV6) else None
+    if ends is None or ends.protocol not in ("tcp", "udp"):
         return None
-    if protocol not in _PROTOCOLS or len(head) < start + 4:
-        return None
-    source_port, target_port = _PORTS.unpack_from(head, start)
-    ends = str(ip_address(source)), source_port, str(ip_address(target)), target_port
-    return Packet(device, _PROTOCOLS[protocol], *ends)
+    return Packet(device, ends.protocol, str(ends.source), ends.source_port, str(ends.target), ends.target_port)
