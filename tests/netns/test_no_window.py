@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New flows all the time while the firewall changes: none escapes translation, because one that does never recovers.
+
+A pod on the secondary ENI sends a datagram from a new port every millisecond and opens a connection every few, directly
+and through a service. The VPC of `test_packets` drops whatever is not translated.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+
+import pytest
+from test_packets import NODE, OUTSIDE, POD_B, POLICY, PORT, World, world
+
+from vpccni.core.nftmarks import table
+from vpccni.core.snat import SnatPolicy, rules
+from vpccni.host.firewall import Firewall
+from vpccni.netlink.namespace import inside
+
+pytestmark = pytest.mark.netns
+__all__ = ["world"]
+
+SERVICE = ("10.100.0.10", 80)
+TARGETS = ((OUTSIDE, PORT), SERVICE)
+CONNECTION_EVERY = 8  # datagrams
+SETTLE_S = 0.5
+
+
+@dataclass
+class Flows:
+    """What the pod has begun, and what arrived outside and from whom."""
+
+    begun: int = 0
+    received: set[int] = field(default_factory=set)
+    connections: int = 0
+    connected: int = 0
+    sources: set[str] = field(default_factory=set)
+
+    @property
+    def lost(self) -> int:
+        """Flows of either kind that did not get through."""
+        return self.begun - len(self.received) + self.connections - self.connected
+
+
+def flows_during(world: World, change: Callable[[], None]) -> Flows:
+    """Begin flows from the pod while `change` runs, and a little before and after."""
+    flows, done = Flows(), threading.Event()
+    with ExitStack() as stack:
+        with inside(world.places[OUTSIDE].fd):
+            datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            listener = stack.enter_context(socket.create_server(("0.0.0.0", PORT), backlog=4096))
+        datagrams.bind(("0.0.0.0", PORT))
+        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        datagrams.settimeout(SETTLE_S)
+        listener.settimeout(SETTLE_S)
+
+        def receive() -> None:
+            try:
+                while True:
+                    number, (source, _) = datagrams.recvfrom(64)
+                    flows.received.add(int(number))
+                    flows.sources.add(source)
+            except TimeoutError:
+                return
+
+        def send() -> None:
+            with inside(world.places[POD_B].fd):
+                while not done.is_set():
+                    target = TARGETS[flows.begun % 2]
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                        one.sendto(str(flows.begun).encode(), target)
+                    if flows.begun % CONNECTION_EVERY < 2:
+                        connection = stack.enter_context(socket.socket())
+                        connection.setblocking(False)
+                        connection.connect_ex(target)
+                        flows.connections += 1
+                    flows.begun += 1
+                    time.sleep(0.001)
+
+        threads = [threading.Thread(target=work) for work in (receive, send)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        with inside(world.node.fd):
+            change()
+        time.sleep(0.1)
+        done.set()
+        for thread in threads:
+            thread.join()
+        try:
+            while True:
+                connection, (source, _) = listener.accept()
+                connection.close()
+                flows.connected += 1
+                flows.sources.add(source)
+        except TimeoutError:
+            return flows
+
+
+def apply(policy: SnatPolicy) -> None:
+    """As a daemon that has just been started."""
+    Firewall().apply(rules(policy))
+    Firewall().complete(table(policy))
+    Firewall().remove_nft_backend()
+
+
+@pytest.fixture
+def served(world) -> World:
+    """The world with a service that leads outside."""
+    for protocol in ("udp", "tcp"):
+        match = f"-p {protocol} -d {SERVICE[0]} --dport {SERVICE[1]} -j DNAT --to-destination {OUTSIDE}:{PORT}"
+        world.node.run("iptables", "-t", "nat", "-I", "PREROUTING", *match.split())
+    return world
+
+
+def test_no_flow_escapes_while_the_firewall_is_applied_again_and_changed(served):
+    longer = replace(POLICY, vpc_cidrs=(*POLICY.vpc_cidrs, IPv4Network("10.77.0.0/16")))
+    excluding = replace(longer, excluded=(IPv4Network("10.78.0.0/16"), IPv4Network("10.1.1.1/32")))
+    policies = (POLICY, longer, excluding, replace(excluding, randomize="none", node_port_support=False), POLICY)
+
+    def change() -> None:
+        served.node.run("nft", "add", "table", "ip", "aws-cni")  # of the Go implementation, taken over
+        for policy in policies:
+            apply(policy)
+            apply(policy)
+
+    flows = flows_during(served, change)
+    assert flows.begun > 100 and flows.connections > 20
+    assert flows.lost == 0, flows
+    assert flows.sources == {NODE}
+
+
+def test_rules_that_are_flushed_and_added_again_lose_flows(served):
+    def flush() -> None:
+        served.node.run("iptables", "-t", "nat", "-F", "AWS-SNAT-CHAIN-0")
+        apply(POLICY)
+
+    assert flows_during(served, flush).lost > 0
+
+
+def test_a_table_that_is_removed_and_added_again_loses_flows(served):
+    def remove() -> None:
+        Firewall().complete("")
+        apply(POLICY)
+
+    assert flows_during(served, remove).lost > 0
