@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpccni.core.conventions import CONNMARK_CHAIN, RULE_FROM_BLOCK, RULE_FROM_BLOCK_END, RULE_FROM_POD
+from vpccni.core.conventions import (
+    CONNMARK_CHAIN,
+    NFT_OWN_TABLE,
+    RULE_FROM_BLOCK,
+    RULE_FROM_BLOCK_END,
+    RULE_FROM_POD,
+)
 from vpccni.core.snat import CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
 from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
@@ -33,18 +39,20 @@ _VARIANTS = ("iptables-nft", "iptables-legacy", "iptables")
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """How the rules of one purpose are told from others in `iptables-save`."""
+    """How the rules of one purpose are told from others: in `iptables-save`, and in our own nftables table."""
 
-    table: str
-    comment: str
-    words: tuple[str, ...]
+    table: str = ""
+    comment: str = ""
+    words: tuple[str, ...] = ()
+    own: str = ""  # part of the rule in our own table, as nft lists it
 
 
 _LINES = {
     Part.TRANSLATE: _Line("nat", SNAT_RULE, ("SNAT",)),
     Part.MARK_OUTBOUND: _Line("nat", CONNMARK_RULE, (CONNMARK_CHAIN, "--set-xmark")),
+    Part.MARK_REWRITTEN: _Line(own="ct status dnat"),
     Part.MARK_INBOUND: _Line("mangle", PRIMARY_ENI, ("--set-xmark",)),
-    Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",)),
+    Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",), own="meta mark set meta mark |"),
 }
 
 
@@ -125,9 +133,15 @@ def _selected(rule: Rule, what: RuleBreak, ends: Mapping[End, IPAddress]) -> boo
 @contextmanager
 def _without_lines(what: FirewallBreak, netns_fd: int) -> Iterator[str]:
     line = _LINES[what.part]
+    with _without_iptables(line, netns_fd) as customary, _without_own(line, netns_fd) as own:
+        if not customary and not own:
+            raise _nothing(what)
+        yield "; ".join([*customary, *own])
+
+
+@contextmanager
+def _without_iptables(line: _Line, netns_fd: int) -> Iterator[list[str]]:
     program, found = _lines(line, netns_fd)
-    if not found:
-        raise _nothing(what)
 
     def change(verb: str, number: int, words: list[str]) -> None:
         place = [str(number)] if verb == "-I" else []
@@ -139,15 +153,45 @@ def _without_lines(what: FirewallBreak, netns_fd: int) -> Iterator[str]:
         for number, words in reversed(found):
             change("-D", number, words)
             removed.append((number, words))
-        yield "; ".join(shlex.join(words) for _, words in found)
+        yield [shlex.join(words) for _, words in found]
     finally:
         for number, words in reversed(removed):
             change("-I", number, words)
 
 
+@contextmanager
+def _without_own(line: _Line, netns_fd: int) -> Iterator[list[str]]:
+    """Rules of our own nftables table. It comes back as a whole, because a rule cannot be put where it was."""
+
+    def nft(*arguments: str, text: str = "") -> str:
+        with inside(netns_fd):
+            return run_program("change our nftables table", "nft", *arguments, stdin=text)
+
+    name = f"table ip {NFT_OWN_TABLE}"
+    if not line.own or find_program("nft") is None or f"{name}\n" not in nft("list", "tables", "ip"):
+        yield []
+        return
+    whole = nft("list", "table", "ip", NFT_OWN_TABLE)
+    chain, found, commands = "", list[str](), list[str]()
+    for text in nft("-a", "list", "table", "ip", NFT_OWN_TABLE).splitlines():
+        rule, _, handle = text.strip().partition(" # handle ")
+        if rule.startswith("chain "):
+            chain = rule.split()[1]
+        elif line.own in rule:
+            found.append(rule)
+            commands.append(f"delete rule ip {NFT_OWN_TABLE} {chain} handle {handle}\n")
+    try:
+        if commands:
+            nft("-f", "-", text="".join(commands))
+        yield found
+    finally:
+        if commands:
+            nft("-f", "-", text=f"delete {name}\n{whole}")
+
+
 def _lines(line: _Line, netns_fd: int) -> tuple[str, list[tuple[int, list[str]]]]:
     """The iptables variant that holds such rules, and each with its place in its chain: (place, [chain, ...])."""
-    for program in _VARIANTS:
+    for program in _VARIANTS if line.table else ():
         if find_program(f"{program}-save") is None:
             continue
         with inside(netns_fd):

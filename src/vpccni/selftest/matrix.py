@@ -90,6 +90,7 @@ class Part(Enum):
 
     TRANSLATE = "SNAT rule"
     MARK_OUTBOUND = "connection mark of outbound flows"
+    MARK_REWRITTEN = "connection mark of flows that kube-proxy rewrote"
     MARK_INBOUND = "connection mark of flows that enter by the primary ENI"
     RESTORE = "restore of the mark on packets from pods"
 

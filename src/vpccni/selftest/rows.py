@@ -42,6 +42,7 @@ MARKED_TO_MAIN = RuleBreak(c.RULE_MARK)
 SERVICE_TO_MAIN = RuleBreak(c.RULE_EXTERNAL_SERVICE)
 TRANSLATE = FirewallBreak(Part.TRANSLATE)
 MARK_OUTBOUND = FirewallBreak(Part.MARK_OUTBOUND)
+MARK_REWRITTEN = FirewallBreak(Part.MARK_REWRITTEN)
 MARK_INBOUND = FirewallBreak(Part.MARK_INBOUND)
 RESTORE = FirewallBreak(Part.RESTORE)
 LOOSE = SysctlBreak("net/ipv4/conf/{primary}/rp_filter", "1")
@@ -98,7 +99,9 @@ def _service_outside() -> Iterator[Case]:
     """A ClusterIP whose endpoint is outside the VPC, from a secondary ENI: the nat hook is used up by the DNAT, so the
     mark of outbound flows, which is a nat rule, does nothing for it. The table of `core.nftmarks` does."""
     by_node = When(external_snat=False, excluded=False, external_service=False)
-    yield Case(by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(MARKED_TO_MAIN, TRANSLATE, LOOSE))
+    yield Case(
+        by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(MARKED_TO_MAIN, MARK_REWRITTEN, TRANSLATE, LOOSE)
+    )
     yield from _outside_by_service_rule(Party.ENI_POD, service=True)
     yield from _untranslated(Party.ENI_POD)
 
