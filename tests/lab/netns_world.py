@@ -12,7 +12,9 @@ import itertools
 import os
 import select
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
@@ -167,7 +169,28 @@ class World:
             accepted.close()
             return plain(peer[0])
 
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Neighbour discovery is answered, as the lab daemon does."""
+        discovery, stopped = self.fabric.discovery, threading.Event()
+        assert discovery is not None
+
+        def serve() -> None:
+            while not stopped.is_set():
+                if select.select([discovery], [], [], 0.05)[0]:
+                    discovery.answer()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
     def close(self) -> None:
+        if self.fabric.discovery is not None:
+            self.fabric.discovery.close()
         self.fabric.router.close()
         for name in self.state.owned_namespaces():
             namespace.remove(name)

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 
 import pytest
 from netns_world import INTERNET6, PRIMARY6, SITE6, World
+
+from vpccni.lab.discovery import Solicitation, advertisement, checksum, parse
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -88,6 +92,44 @@ def test_every_subnets_gateway_answers_neighbour_discovery(world: World) -> None
     assert world.seen("a", "b", B) == A
     assert "fe80:ec2::1 dev eth0 lladdr" in world.run("a", "ip", "-6", "neigh")
     assert world.seen("a", "b", "fe80:ec2::2%eth0") is None  # a link-local address of nobody
+
+
+def test_whoever_takes_the_subnet_for_on_link_is_told_the_way_to_owned_addresses_only(world: World) -> None:
+    world.own("eni-b0", "10.20.0.20", B, PREFIX)
+    pod, nobody = world.pod("b", LAST), world.pod("b", "2001:db8:20:1a00::77")
+    world.run("a", "ip", "-6", "route", "add", "2001:db8:20:1a00::/64", "dev", "eth0")
+    assert world.seen("a", pod, LAST) is None  # nobody answers yet
+    with world.answering():
+        world.run("a", "ip", "-6", "neigh", "flush", "dev", "eth0")
+        assert world.seen("a", pod, LAST, timeout_s=2) == A and world.seen("a", "b", B) == A
+        assert world.seen("a", nobody, "2001:db8:20:1a00::77") is None
+    neighbours = world.run("a", "ip", "-6", "neigh", "show", "dev", "eth0").splitlines()
+    router = next(line for line in world.run("fabric", "ip", "-o", "link", "show", "peni-a0").splitlines())
+    told = {line.split()[0]: line.split()[2] for line in neighbours if "lladdr" in line}
+    assert told[LAST] == told[B] and told[B] in router
+    assert "2001:db8:20:1a00::77" not in told and B in told
+
+
+def test_duplicate_address_detection_of_an_owned_address_finds_none(world: World) -> None:
+    with world.answering():
+        world.run("a", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=1")
+        world.own("eni-a0", "10.20.0.10", A, "2001:db8:20:1a00::a2")
+        world.run("a", "ip", "addr", "add", "2001:db8:20:1a00::a2/128", "dev", "eth0")
+        deadline = time.monotonic() + 5
+        while "tentative" in (shown := world.run("a", "ip", "-6", "addr", "show", "dev", "eth0")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert "2001:db8:20:1a00::a2/128" in shown and "dadfailed" not in shown
+
+
+def test_an_advertisement_is_what_the_rfc_says() -> None:
+    asker, mac = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+    asked = Solicitation(asker, IPv6Address("fe80::1"), IPv6Address(B))
+    frame = advertisement(asked, mac)
+    assert frame[:12] == asker + mac and frame[21] == 255 and frame[54] == 136
+    assert IPv6Address(frame[22:38]) == IPv6Address(frame[62:78]) == IPv6Address(B) and frame[80:] == mac
+    assert checksum(frame[22:54] + (len(frame) - 54).to_bytes(4) + (58).to_bytes(4) + frame[54:]) == 0
+    assert parse(frame[:21] + b"\x40" + frame[22:]) is None and parse(frame[:60]) is None
 
 
 def test_a_fabric_without_ipv6_has_none(tmp_path_factory: pytest.TempPathFactory) -> None:

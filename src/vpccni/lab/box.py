@@ -91,6 +91,8 @@ class Box:
         for event in events:
             if isinstance(event, LinkAppears):
                 await self.metadata.open(event.instance_id, port_name(event.eni_id))
+        if self.fabric.discovery is not None:
+            asyncio.get_running_loop().add_reader(self.fabric.discovery, self.fabric.discovery.answer)
         self.pump()
 
     def _make_groups(self, vpc_id: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from vpccni.aws.values import IPNetwork
@@ -25,6 +25,7 @@ from vpccni.lab.cloud.events import (
     SubnetDeleted,
     VpcChanged,
 )
+from vpccni.lab.discovery import Discovery
 from vpccni.lab.guard import DIRECTIONS, Guard, counter
 from vpccni.lab.router import JUMBO_MTU, Port, Router, make_outside, owned_route
 from vpccni.lab.sockets import namespace_handle
@@ -59,6 +60,7 @@ class Fabric:
         self._public: dict[IPv4Address, IPv4Address] = {}  # private: public
         self._gateways: dict[str, IPv4Address] = {}  # by subnet id
         self._guard = Guard(versions)
+        self.discovery = Discovery(self.router.fd, self._neighbour) if 6 in versions else None
         internet, site = (
             [address for host in hosts if host.via == via for address in host.addresses if address.version in versions]
             for via in ("internet", "private")
@@ -132,6 +134,15 @@ class Fabric:
     @staticmethod
     def _port_name(event: Event) -> str:
         return port_name(event.eni_id) if isinstance(event, LinkAppears) else ""
+
+    def _neighbour(self, port: str, target: IPv6Address) -> str | None:
+        """The router's own MAC on that port, if another attached interface than the one behind it owns the target."""
+        asking, owner = None, None
+        for eni_id, one in self._ports.items():
+            asking = one if one.name == port else asking
+            if one.name != port and any(target in network for network in self._owned[eni_id]):
+                owner = one
+        return asking.own_mac if asking and owner else None
 
     # -- one event each ---------------------------------------------------------------------------------------------
     def _plug(self, event: LinkAppears) -> str:

@@ -7,7 +7,8 @@ or decide who owns an address. `lab.fabric` tells it what to make.
 The router owns every link of the box and has none to the machine, so nothing leaves. It sends every owned address and
 prefix to the owner's MAC without asking anybody, because an instance does not answer for its pods: each port has one
 next hop per family, a permanent neighbour, so that a /80 costs as much as a single address. Towards the instances it
-answers ARP for every owned IPv4 address itself (proxy_arp), as a VPC does; IPv6 goes by the gateway, fe80:ec2::1.
+answers ARP for every owned IPv4 address itself (proxy_arp), as a VPC does; for IPv6 `discovery` does the same, and the
+gateway of every subnet is fe80:ec2::1.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Port:
     name: str
     index: int
     mac: str  # of the far end
+    own_mac: str = ""  # known where IPv6 is spoken
 
 
 def owned_route(network: IPNetwork, port: Port) -> Route:
@@ -122,6 +124,9 @@ class Router:
             self._kernel.run(replace(Neighbour(FAR_END[version], index, dev=name, mac=far.mac)))
         if 6 in self.versions:
             self._kernel.run(replace(Address(IPv6Interface(IPV6_GATEWAY), index, dev=name, nodad=True)))
+            link = self._kernel.link(name)
+            assert link is not None  # made a moment ago
+            return Port(name, index, far.mac, link.mac)
         return Port(name, index, far.mac)
 
     def unplug(self, port: Port) -> None:
