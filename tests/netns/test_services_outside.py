@@ -10,12 +10,15 @@ import contextlib
 import socket
 from dataclasses import replace
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 from test_packets import NODE, OUTSIDE, PEER, POD_A, POD_B, POLICY, PORT, World, world
 
 from vpccni.core.nftmarks import table
+from vpccni.core.snat import rules
 from vpccni.host.firewall import Firewall
+from vpccni.host.programs import DIRECTORIES
 from vpccni.netlink.namespace import inside
 
 pytestmark = pytest.mark.netns
@@ -68,6 +71,28 @@ def test_a_service_with_an_endpoint_outside_the_vpc_works_from_both_enis(world, 
     without_table(world)
     assert world.fails(POD_B, SERVICE, port=80, listener=OUTSIDE), "what the Go implementation's rules do alone"
     assert world.seen(POD_A, SERVICE, port=80, listener=OUTSIDE) == NODE
+
+
+@pytest.mark.parametrize("form", ["iptables", "nftables"])
+def test_the_table_completes_rules_of_the_legacy_variant_too(world, form, tmp_path):
+    program = Path("/usr/sbin/xtables-legacy-multi")
+    if not program.exists():
+        pytest.skip(f"needs {program}")
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        (tmp_path / name).symlink_to(program)
+    with inside(world.node.fd):
+        Firewall().remove()
+        Firewall((str(tmp_path), *DIRECTORIES)).apply(rules(POLICY))
+    if form == "iptables":
+        world.node.run(*AS_IPTABLES.format(OUTSIDE).replace("iptables", "iptables-legacy", 1).split())
+    else:
+        serve(world, form, OUTSIDE)
+    assert world.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
+    assert world.seen(POD_B, OUTSIDE) == NODE
+    assert [port_outside(world, port) for port in (40021, 40022, 40023)] == [40021, 40022, 40023]
+    without_table(world)
+    assert world.fails(POD_B, SERVICE, port=80, listener=OUTSIDE)
+    assert [port_outside(world, port) for port in (40031, 40032, 40033)] != [40031, 40032, 40033]
 
 
 @pytest.mark.parametrize("form", ["iptables", "nftables"])
