@@ -13,6 +13,7 @@ from vpccni.aws.values import Attachment, Interface
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.node import Pods
+from vpccni.host.programs import DIRECTORIES
 from vpccni.ipamd.nodeside import NodeSide
 from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.worker import Worker
@@ -121,3 +122,34 @@ def test_pods_that_have_both_families_keep_them_when_dual_stack_is_switched_off(
         assert table() == TABLES["IPv6"]["-6"]
         asyncio.run(keep(space, kernel, ENVIRONS["IPv4"], NoPods("10.0.0.21", "fd00::ac:2")))
         assert table() == [], "the last such pod is gone"
+
+
+def test_without_nft_the_iptables_rules_are_kept_up_and_it_is_said_once(spaces, tmp_path, caplog):
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        (tmp_path / name).symlink_to(f"/usr/sbin/{name}")
+    space = spaces("node")
+    space.dummy("eth0", mac=MACS[0])
+
+    async def story(kernel: NodeKernel, directories: tuple[str, ...]) -> None:
+        worker = Worker(asyncio.get_running_loop(), Memory(), lambda error: None)
+        worker.start()
+        repairs = Repairs(lambda: 1000.0, lambda kind: None)
+        settings, firewall = parse(ENVIRONS["IPv4"]), Firewall(directories)
+        side = NodeSide(settings, MACS[0], worker, kernel, firewall, Standing(), NoPods(), repairs)
+        try:
+            await side.translate([ip_network("10.0.0.0/16")], ip_address("10.0.0.10"))
+            await side.translate([ip_network("10.0.0.0/16"), ip_network("10.7.0.0/16")], ip_address("10.0.0.10"))
+            await side.restore_firewall()
+        finally:
+            worker.stop()
+
+    def shown() -> tuple[bool, bool, int]:
+        warned = [record for record in caplog.records if "no nftables table" in record.message]
+        tables = space.run("nft", "list", "tables")
+        return "10.7.0.0/16" in space.run("iptables", "-t", "nat", "-S"), "vpccni" in tables, len(warned)
+
+    with inside(space.fd), NodeKernel(space.fd) as kernel:
+        asyncio.run(story(kernel, (str(tmp_path),)))
+        assert shown() == (True, False, 1)
+        asyncio.run(story(kernel, DIRECTORIES))
+        assert shown() == (True, True, 1)
