@@ -9,9 +9,12 @@ from ipaddress import ip_address, ip_network
 import pytest
 from walk_worlds import FAR, NODE, POLICY, PUBLIC, SITE, WEB, A, B, C, route, tables, with_node, without_rules, world
 
+from vpccni.core import nftmarks
+from vpccni.core.conventions import VETH_GROUP
 from vpccni.core.walk import walk
 from vpccni.core.walkfilter import Header, Meeting, run
 from vpccni.core.walkgroups import Group, Permit
+from vpccni.core.walkmarks import parse
 from vpccni.core.walkvalues import Trip, World
 
 SERVICE = "10.100.0.1"
@@ -97,6 +100,21 @@ def test_row_8_an_endpoint_outside_behind_a_cluster_address_leaves_by_the_wrong_
     trip = go(world(shared=shared, extra=service(WEB)), "pod b", B, SERVICE)
     assert (trip.verdict.code, trip.verdict.where, devices(trip)) == ("source-check", "vpc", ["enib in", "eth1 out"])
     assert f"{NODE} belongs to eni-1 (eth0), but the packet left by eth1" in trip.verdict.why
+
+
+@LAYOUTS
+def test_row_8_with_our_own_table_the_flow_is_marked_and_the_nodes_own_flows_keep_their_source(shared: bool) -> None:
+    before = world(shared=shared, extra=service(WEB))
+    near = before.stacks["node 1"]
+    links = tuple(replace(link, group=VETH_GROUP if link.kind else 0) for link in near.links)
+    own = parse(nftmarks.table(POLICY))
+    assert own is not None and own.mark == 0x80 and parse("table ip other {}") is None
+    completed = with_node(before, replace(near, links=links, own_marks=own))
+    trip = go(completed, "pod b", B, SERVICE)
+    assert trip.verdict.reached, trip.verdict
+    assert devices(trip) == ["enib in", "eth0 out", "eth0 in", "enib out"]
+    ports = [hop.header.source_port for hop in go(completed, "node 1", NODE, WEB).hops if hop.device]
+    assert 0 not in ports and 0 in [hop.header.source_port for hop in go(before, "node 1", NODE, WEB).hops]
 
 
 @LAYOUTS

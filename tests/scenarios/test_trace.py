@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,3 +202,6 @@ def captured(lab: Lab, name: str, address: str, tmp_path: Path) -> None:
         ("eth0", 2, f"pod {name} > pod far"), ("eth0", 1, f"pod far > pod {name}"),
     ]  # fmt: skip
     assert [row["way"] for row in shown] == ["out", "in"]
+    if shutil.which("tcpdump"):
+        listed = subprocess.run(["tcpdump", "-nr", str(path)], check=True, capture_output=True, text=True).stdout
+        assert len(listed.splitlines()) == 2 and f"IP {address}." in listed.splitlines()[0]

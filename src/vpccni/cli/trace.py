@@ -125,10 +125,13 @@ def _print(found: Trace) -> None:
         write(f"  not evaluated: {rule}\n")
 
 
+_BLANK = Marked("")  # nothing, where an empty cell would be shown as a dash
+
+
 def _line(step: Hop | Row, row: Row | None, sent: bool) -> list[str]:
     if not step.device:
         by, why = getattr(step, "by", ""), getattr(step, "why", "")
-        return ["", step.place, "", f"  {by}\n  {why}", ""]
+        return [_BLANK, step.place, _BLANK, f"  {by}\n  {why}", _BLANK]
     want = getattr(step, "header", None)
     place = [step.phase, step.place, f"{step.device} {step.way}", _text(want) or "nothing"]
     if not sent:

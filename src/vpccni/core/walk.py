@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from vpccni.core import walkmarks
+from vpccni.core.conventions import VETH_GROUP
 from vpccni.core.walkfib import Choice, Question, choose
 from vpccni.core.walkfilter import Header, Meeting, run
 from vpccni.core.walkgroups import allowing
@@ -88,6 +90,7 @@ class _Walker:
             self._see(stack.name, meeting.iif, "in", meeting)
             meeting = self._hook(stack, "mangle", "PREROUTING", meeting)
             meeting = self._translate(stack, "PREROUTING", meeting, known)
+            meeting = self._own_marks(stack, meeting)
             self._reverse_path(stack, meeting)
         choice = self._route(stack, meeting)
         if sent_here:
@@ -193,6 +196,10 @@ class _Walker:
     def _translate(self, stack: Stack, chain: str, meeting: Meeting, known: _Connection | None) -> Meeting:
         """The nat table of a new connection; what was done to it in the other direction of a known one."""
         if known is None:
+            own = stack.own_marks
+            if chain == "POSTROUTING" and own is not None and own.keeps_source(meeting):
+                self._decide(stack.name, meeting, walkmarks.KEPT, "a flow of the node itself is not translated")
+                return meeting
             return self._hook(stack, "nat", chain, meeting)
         header, answer = meeting.header, known.came.reversed
         if chain == "POSTROUTING":
@@ -202,6 +209,16 @@ class _Walker:
         if after != header:
             self._decide(stack.name, meeting, "conntrack", f"{header} becomes {after}: the connection's translation")
         return replace(meeting, header=after)
+
+    def _own_marks(self, stack: Stack, meeting: Meeting) -> Meeting:
+        group = next((link.group for link in stack.links if link.name == meeting.iif), 0)
+        if stack.own_marks is None or group != VETH_GROUP:
+            return meeting
+        after = stack.own_marks.prerouting(meeting)
+        if after != meeting:
+            by = f"{walkmarks.MARKED}{stack.own_marks.mark:#x}"
+            self._decide(stack.name, after, by, f"mark {meeting.mark:#x} -> {after.mark:#x}")
+        return after
 
     def _known(self, stack: Stack, header: Header) -> _Connection | None:
         if self.phase == "request":

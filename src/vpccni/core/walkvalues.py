@@ -14,6 +14,7 @@ from typing import Literal
 from vpccni.core.chains import Tables
 from vpccni.core.walkfilter import Header
 from vpccni.core.walkgroups import Group
+from vpccni.core.walkmarks import OwnMarks
 from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Neighbour, Route, Rule
 
 Phase = Literal["request", "reply"]
@@ -23,7 +24,8 @@ Way = Literal["in", "out", ""]
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A network namespace as its kernel describes it. `cables` lead from a device to (stack, device) at its far end;
-    `policies` of built-in chains by "table CHAIN"; `reverse_filter` is rp_filter in force, by device."""
+    `policies` of built-in chains by "table CHAIN"; `reverse_filter` is rp_filter in force, by device;
+    `own_marks` what our nftables table does."""
 
     name: str
     links: tuple[Link, ...] = ()
@@ -35,6 +37,7 @@ class Stack:
     policies: Mapping[str, str] = field(default_factory=dict)
     cables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reverse_filter: Mapping[str, int] = field(default_factory=dict)
+    own_marks: OwnMarks | None = None
 
     def device(self, index: int) -> str:
         """Name of a device, empty when there is none of that index."""

@@ -15,7 +15,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from vpccni.core import walkmarks
 from vpccni.core.chains import Tables, parse_save
+from vpccni.core.conventions import NFT_OWN_TABLE
 from vpccni.core.walkgroups import Group, Permit
 from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
@@ -78,8 +80,9 @@ def read_stack(name: str, netns: Path, *, firewall: bool) -> Stack:
         with inside(handle):
             filters = {link.name: _reverse_filter(link.name) for link in stack.links}
             texts = {version: _saved(version) for version in VERSIONS}
+            own = walkmarks.parse(_listed("nft", "list", "table", "ip", NFT_OWN_TABLE))
     tables: dict[int, Tables] = {version: parse_save(text) for version, text in texts.items()}
-    return replace(stack, reverse_filter=filters, tables=tables, policies=_policies(texts[4]))
+    return replace(stack, reverse_filter=filters, tables=tables, policies=_policies(texts[4]), own_marks=own)
 
 
 def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
@@ -144,8 +147,12 @@ def _reverse_filter(device: str) -> int:
 
 
 def _saved(version: int) -> str:
-    with suppress(HostError):  # a machine without ip6tables has no such rules
-        return run_program("list the firewall", "iptables-save" if version == 4 else "ip6tables-save")
+    return _listed("iptables-save" if version == 4 else "ip6tables-save")
+
+
+def _listed(program: str, *arguments: str) -> str:
+    with suppress(HostError):  # a machine without the program, or without such a table, has no such rules
+        return run_program("list the firewall", program, *arguments)
     return ""
 
 
