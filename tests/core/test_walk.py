@@ -189,7 +189,6 @@ def test_a_blackhole_a_filter_and_a_policy_are_named() -> None:
 def test_security_groups_judge_the_beginning_of_a_connection_on_both_sides() -> None:
     def grouped(**groups: tuple[Permit, ...]) -> World:
         before = world()
-        assert before.vpc is not None
         named = {port.eni_id: groups.get(port.eni_id.replace("-", "_")) for port in before.vpc.ports}
         ports = tuple(
             replace(port, groups=None if named[port.eni_id] is None else (Group("web", named[port.eni_id] or ()),))

@@ -177,6 +177,13 @@ def explained(lab: Lab, first: str, second: str) -> None:
         found = trace(lab, first, second, exit_code=1)
         assert found["predicted"]["code"] == "filtered" and found["agrees"]
         assert trace(lab, first, f"{second}:81")["answer"] == "refused"
+    # A service address whose endpoint is outside the VPC, and one whose endpoint is another node's pod.
+    for endpoint in ("198.51.100.10", lab.json("pod", "list")[-1]["address"]):
+        rule = f"PREROUTING -d 10.100.0.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {endpoint}:80"
+        with broken(lab, f"iptables -t nat -D {rule}", "iptables", "-t", "nat", "-I", *rule.split()):
+            found = trace(lab, second, "10.100.0.1")
+            assert found["agrees"] and found["answer"] == "connected", found
+            assert any(f"DNAT --to-destination {endpoint}:80" in hop["by"] for hop in found["hops"])
     # What the walk does not read differs, and is said to: a rule of nftables' own.
     text = (
         "add table ip t; add chain ip t c { type filter hook forward priority 0; }; add rule ip t c tcp dport 80 drop"

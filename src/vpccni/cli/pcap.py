@@ -11,6 +11,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -71,15 +72,23 @@ def pcap(
         say(f"capturing in {place.label}, {_until(wanted)}")
         frames = _captured(tap, wanted)
         if write == "-":
-            _save(sys.stdout.buffer, frames, names)
+            with suppress(BrokenPipeError):  # whoever read it has seen enough
+                _save(sys.stdout.buffer, frames, names)
             return
         if not write:
             kept = list(frames)
         else:
-            with Path(write).open("wb") as file:
+            with _opened(write) as file:
                 kept = _save(file, frames, names)
             say(f"{len(kept)} packets in {write}")
     _show(kept, names, output)
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("wb")
+    except OSError as error:
+        raise InputError(f"write {path}", error.strerror or str(error)) from error
 
 
 def _is_address(text: str) -> bool:

@@ -86,10 +86,10 @@ class Vpc:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All stacks by name, and the VPC between them (None: nothing is known of it)."""
+    """All stacks by name, and the VPC between them."""
 
     stacks: Mapping[str, Stack]
-    vpc: Vpc | None = None
+    vpc: Vpc
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,7 @@ from vpccni.netlink.values import IPAddress
 # Kernel counters that say why a packet was dropped; the two files of /proc/net have the same form.
 _COUNTERS = {"netstat": ("IPReversePathFilter", "InNoRoutes"), "snmp": ("OutNoRoutes", "InAddrErrors")}
 
-
-Drops = Callable[[], Mapping[str, int]]
-
-
-def _none() -> Mapping[str, int]:
-    return {}
+Drops = Callable[[], Mapping[str, int]]  # the VPC's counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ def trace(
     *,
     send: bool,
     wait_s: float,
-    drops: Drops = _none,
+    drops: Drops,
 ) -> Trace:
     """Predict the way from the place `start` (such as `pod web`), and then try it. `drops` reads the VPC's counters."""
     if start not in lab.world.stacks:
