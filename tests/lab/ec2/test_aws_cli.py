@@ -67,3 +67,17 @@ def test_the_cli_pages_through_everything_once(box: Box) -> None:
 def test_a_dry_run_of_the_cli_fails_as_against_aws(box: Box) -> None:
     done = _aws(box, "create-network-interface", "--subnet-id", box.subnet().subnet_id, "--dry-run")
     assert done.returncode != 0 and "DryRunOperation" in done.stderr
+
+
+def test_rules_of_a_security_group_are_allowed_shown_and_revoked_by_the_cli(box: Box) -> None:
+    vpc_id = box.vpc().vpc_id
+    made = _json(box, "create-security-group", "--group-name", "web", "--description", "d", "--vpc-id", vpc_id)
+    rule = ("--group-id", made["GroupId"], "--protocol", "tcp", "--port", "80", "--cidr", "10.0.0.0/8")
+    assert _json(box, "authorize-security-group-ingress", *rule)["Return"] is True
+    twice = _aws(box, "authorize-security-group-ingress", *rule)
+    assert twice.returncode != 0 and "InvalidPermission.Duplicate" in twice.stderr
+    (shown,) = _json(box, "describe-security-groups", "--group-ids", made["GroupId"])["SecurityGroups"]
+    assert [one["ToPort"] for one in shown["IpPermissions"]] == [80]
+    assert _json(box, "revoke-security-group-ingress", *rule)["Return"] is True
+    gone = _aws(box, "revoke-security-group-ingress", *rule)
+    assert gone.returncode != 0 and "InvalidPermission.NotFound" in gone.stderr
