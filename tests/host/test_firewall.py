@@ -18,6 +18,7 @@ from vpccni.core.snat import ChainRules, IptablesRules, SnatPolicy, TableRules, 
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
 from vpccni.host.programs import DIRECTORIES
+from vpccni.netlink.firewall_events import FirewallMonitor
 from vpccni.netlink.namespace import inside
 
 pytestmark = [
@@ -164,6 +165,14 @@ def test_rules_flushed_by_somebody_else_come_back(node):
     node.run("iptables", "-t", "nat", "-F")
     assert firewall.apply(rules(POLICY))
     assert listed(node, "nat") == wanted
+
+
+def test_the_variant_without_events_is_known(node, request):
+    legacy = "legacy" in request.node.name
+    assert node.firewall.sends_events() is not legacy
+    with FirewallMonitor() as monitor:
+        node.firewall.apply(rules(POLICY))
+        assert bool(list(monitor.events())) is not legacy
 
 
 def test_a_wrong_rule_is_refused_as_a_whole_and_named(node):

@@ -85,7 +85,8 @@ class Watch:
         while True:
             pause_s = min(self._interval_s * self._rng.uniform(0.8, 1.2), self._side.repairs.next_pause_s())
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), max(REST_S, pause_s))
+                async with asyncio.timeout(max(REST_S, pause_s)):
+                    await changed.wait()
             await self._clock.sleep(GATHER_S)
             changed.clear()
             await _logged(restore())
