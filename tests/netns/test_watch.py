@@ -25,12 +25,26 @@ BURST = 40
 BASE = int(IPv4Address("192.168.0.100"))
 
 
+class CountingFirewall:
+    """What `Watch` asks of a node's firewall."""
+
+    def __init__(self, legacy: bool) -> None:
+        self._legacy = legacy
+        self.looked = 0
+
+    async def restore(self) -> None:
+        self.looked += 1
+
+    def sends_events(self) -> bool:
+        return not self._legacy
+
+
 class CountingSide:
     """What `Watch` asks of a node's side; counts instead of comparing."""
 
     def __init__(self, legacy: bool = False) -> None:
-        self._legacy = legacy
-        self.compared = self.firewall = 0
+        self.compared = 0
+        self.firewall = CountingFirewall(legacy)
         self.sysctl = "right"
         self.pods: set[IPv4Address] = set()
         self.repairs = Repairs(SystemClock().now, lambda kind: None)
@@ -38,12 +52,6 @@ class CountingSide:
     async def converge(self) -> None:
         self.compared += 1
         self.sysctl = "right"
-
-    async def restore_firewall(self) -> None:
-        self.firewall += 1
-
-    def firewall_sends_events(self) -> bool:
-        return not self._legacy
 
     def watched_sysctls(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
         return (("a", "right"),), ()
@@ -113,10 +121,10 @@ def test_firewall_changes_and_settings_are_seen_too(spaces) -> None:
     async def work(side: CountingSide) -> None:
         await asyncio.to_thread(node.run, "iptables", "-t", "nat", "-A", "POSTROUTING", "-j", "RETURN")
         await asyncio.sleep(2 * REST_S)
-        assert side.firewall == 0, "what others add is no reason"
+        assert side.firewall.looked == 0, "what others add is no reason"
         await asyncio.to_thread(node.run, "iptables", "-t", "nat", "-F", c.SNAT_CHAIN)
         await asyncio.sleep(2 * REST_S)
-        assert side.firewall == 1 and side.compared == 0
+        assert side.firewall.looked == 1 and side.compared == 0
         side.sysctl = "wrong"
         await asyncio.sleep(1.5)
         assert side.compared == 1
@@ -127,6 +135,6 @@ def test_firewall_changes_and_settings_are_seen_too(spaces) -> None:
 def test_legacy_rules_which_send_no_events_are_looked_at_every_second(spaces) -> None:
     async def work(side: CountingSide) -> None:
         await asyncio.sleep(LEGACY_S)
-        assert 1 <= side.firewall <= 3 and side.compared == 0
+        assert 1 <= side.firewall.looked <= 3 and side.compared == 0
 
     watched(spaces(), work, legacy=True)

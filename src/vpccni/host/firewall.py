@@ -69,13 +69,17 @@ class Firewall:
 
         Raises HostError when there is no nft, or the kernel refuses; then nothing has changed.
         """
-        have = ""
-        if self._has_table(NFT_OWN_TABLE):
-            have = self._run("list our nftables table", "nft", "list", "table", "ip", NFT_OWN_TABLE)
-        text = nftmarks.transaction(have, table)
+        text = self.lacks(table)
         if text:
             self._run("change our nftables table", "nft", "-f", "-", stdin=text)
         return text
+
+    def lacks(self, table: str) -> str:
+        """The transaction that `complete` would run."""
+        have = ""
+        if self._has_table(NFT_OWN_TABLE):
+            have = self._run("list our nftables table", "nft", "list", "table", "ip", NFT_OWN_TABLE)
+        return nftmarks.transaction(have, table)
 
     def _has_table(self, name: str) -> bool:
         return f"table ip {name}\n" in self._run("list nftables tables", "nft", "list", "tables", "ip")

@@ -36,6 +36,7 @@ from vpccni.ipamd.eniconfigs import EniConfigs
 from vpccni.ipamd.explain import explained
 from vpccni.ipamd.holds import HoldBook
 from vpccni.ipamd.metrics import Metrics
+from vpccni.ipamd.nodefirewall import NodeFirewall
 from vpccni.ipamd.nodeside import NodeSide, Tenants
 from vpccni.ipamd.placement import Placement
 from vpccni.ipamd.readiness import Readiness
@@ -200,7 +201,7 @@ class BringUp:
             node.mac,
             parts.worker,
             parts.kernel,
-            Firewall(),
+            NodeFirewall(settings, Firewall(), parts.repairs),
             parts.clock,
             parts.tenants,
             parts.repairs,
@@ -272,11 +273,11 @@ class BringUp:
         """Whether and by which address of the node pods leave in the family that is not theirs."""
         version, imds = self._parts.settings.egress_version, self._parts.imds
         if version == 4:
-            side.egress_from = node.local_ipv4
+            side.firewall.egress_from = node.local_ipv4
         elif version == 6:
             found = await asyncio.to_thread(imds.ipv6_addresses, node.mac)
-            side.egress_from = found[0] if found else None
-        if version and side.egress_from is None:
+            side.firewall.egress_from = found[0] if found else None
+        if version and side.firewall.egress_from is None:
             self._parts.pool.local = None
             next_step = "assign an IPv6 address to the primary ENI and restart the daemon, or unset ENABLE_V6_EGRESS"
             log.warning("settings: ENABLE_V6_EGRESS has no effect: the node has no IPv6 address; %s", next_step)
@@ -284,8 +285,8 @@ class BringUp:
     async def _translate(self, node: NodeIdentity, side: NodeSide) -> None:
         if 4 in self._parts.settings.versions:  # nothing of IPv6 pods is ever translated, but for egress
             cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
-            await side.translate(cidrs, node.local_ipv4)
-        await side.let_out()
+            await side.firewall.translate(await side.primary_name(), cidrs, node.local_ipv4)
+        await side.firewall.let_out()
 
     async def _follow_vpc(self, node: NodeIdentity, side: NodeSide) -> None:
         while True:

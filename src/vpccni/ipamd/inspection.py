@@ -46,7 +46,7 @@ class Inspection:
         try:
             before = await side.states()
             await side.converge(in_pauses=True)
-            await side.restore_firewall(in_pauses=True)
+            await side.firewall.restore(in_pauses=True)
             after = await side.states()
         except VpcCniError as error:
             return _refused(str(error))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's own kernel state: ENI links, tables, rules, and the SNAT chains, kept as EC2 and the settings say.
+"""The node's kernel state: ENI links, tables, rules, and its pods' routes and rules, kept as EC2, the grants and the
+settings say.
 
-Knows which ENIs the node has and turns them into `core.nodenet` and `core.snat` values. Must never decide which ENIs
-there should be. The engine calls it after every attach and detach; the work runs in the wiring thread.
+Knows which ENIs the node has and turns them into `core.nodenet` values. Must never decide which ENIs there should be.
+The engine calls it after every attach and detach, `ipamd.watch` when somebody else changed something; the work runs in
+the wiring thread. The firewall is `ipamd.nodefirewall`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ from typing import Protocol
 
 from vpccni.aws.values import Interface, IPAddress, IPNetwork
 from vpccni.clock import Clock
-from vpccni.core import conventions, egress, nftmarks, snat
-from vpccni.core.difference import Difference, ObjectState, firewall_states, object_states
+from vpccni.core import conventions
+from vpccni.core.difference import Difference, ObjectState, object_states
 from vpccni.core.drift import Known
 from vpccni.core.nodenet import EniNet, NodeNet, sysctls
 from vpccni.core.podnet import Sysctl
 from vpccni.errors import HostError
 from vpccni.host import node as host_node
-from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.node import Pods
+from vpccni.ipamd.nodefirewall import NodeFirewall
 from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.worker import Job, Worker
 from vpccni.netlink.values import Link
@@ -62,8 +63,7 @@ class Outcome:
 
 
 class NodeSide:
-    """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs; pods leave in the other family with the
-    node's address `egress_from`, or not at all."""
+    """Keeps the node's kernel state. `subnets` maps a subnet id to its CIDRs."""
 
     def __init__(
         self,
@@ -71,20 +71,16 @@ class NodeSide:
         primary_mac: str,
         worker: Worker,
         kernel: NodeKernel,
-        firewall: Firewall,
+        firewall: NodeFirewall,
         clock: Clock,
         tenants: Tenants,
         repairs: Repairs,
     ) -> None:
         self._settings, self._primary_mac = settings, primary_mac
         self._tenants, self.repairs = tenants, repairs
-        self._worker, self._kernel, self._firewall, self._clock = worker, kernel, firewall, clock
+        self._worker, self._kernel, self.firewall, self._clock = worker, kernel, firewall, clock
         self._enis: dict[str, Interface] = {}
         self._former: tuple[IPAddress, ...] = ()
-        self._applied: snat.IptablesRules | None = None
-        self._egress_applied: snat.IptablesRules | None = None
-        self._completing, self._incomplete = "", False
-        self.egress_from: IPAddress | None = None
         self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
         self._wanted: NodeNet | None = None
         self._mtus: dict[int, int] = {}
@@ -146,7 +142,7 @@ class NodeSide:
         for command in outcome.done.commands:
             log.info("node: %s", command)
 
-    async def difference(self) -> Difference:
+    async def _difference(self) -> Difference:
         """What differs from what is known, without changing it."""
         pods, sources = self._tenants.pods(), self._sources()
         found = await self._worker.submit(
@@ -155,84 +151,23 @@ class NodeSide:
         assert isinstance(found, Difference)
         return found
 
-    async def translate(self, vpc_cidrs: Sequence[IPNetwork], primary_address: IPAddress) -> None:
-        """Bring SNAT and connection marks up to date. Nothing is listed when nothing can have changed."""
-        settings = self._settings
-        policy = snat.SnatPolicy(
-            primary_link=await self._primary_name(),
-            primary_address=primary_address,
-            vpc_cidrs=tuple(vpc_cidrs),
-            excluded=settings.exclude_snat_cidrs,
-            external_snat=settings.external_snat,
-            node_port_support=settings.node_port_support,
-            randomize=settings.randomize_snat,
-            mark=settings.connmark,
-            veth_prefix=settings.veth_prefix,
-        )
-        wanted, completing = snat.rules(policy), nftmarks.table(policy)
-        if (wanted, completing) == (self._applied, self._completing):
-            return
-        transaction = await asyncio.to_thread(self._firewall.apply, wanted)
-        if transaction:
-            log.info("node: iptables-restore", extra={"facts": {"transaction": transaction}})
-        if await asyncio.to_thread(self._firewall.remove_nft_backend):
-            log.info("node: took over the connection marks of the Go implementation's nftables backend")
-        transaction = await self._complete(completing)
-        if transaction:
-            log.info("node: nft -f", extra={"facts": {"transaction": transaction}})
-        self._applied, self._completing = wanted, completing  # only now: a change that failed is tried again
-
-    async def _complete(self, table: str) -> str:
-        """Put the nftables table beside the iptables rules. Without it a node still does all that upstream's does."""
-        try:
-            transaction = await asyncio.to_thread(self._firewall.complete, table)
-        except HostError as error:
-            if table and not self._incomplete:
-                self._incomplete = True  # said once
-                log.warning(
-                    "node: no nftables table beside the iptables rules; services with endpoints outside the VPC fail "
-                    "for pods on secondary ENIs, and flows of the node itself are translated",
-                    extra={"facts": {"reason": str(error)}},
-                )
-            return ""
-        self._incomplete = False
-        return transaction
-
-    async def let_out(self) -> None:
-        """Bring the rules for egress in the other family up to date."""
-        if self.egress_from is None:
-            return
-        wanted = egress.rules(self.egress_from, self._settings.randomize_snat)
-        if wanted != self._egress_applied:
-            transaction = await asyncio.to_thread(self._firewall.apply, wanted)
-            if transaction:
-                log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
-            self._egress_applied = wanted
-
-    def firewall_sends_events(self) -> bool:
-        """Whether changes of iptables rules can be watched; for a thread."""
-        return self._firewall.sends_events()
-
-    async def restore_firewall(self, *, in_pauses: bool = False) -> None:
-        """Put rules right that somebody else changed. Nothing is known before the first `translate`."""
-        for wanted in filter(None, (self._applied, self._egress_applied)):
-            subject = f"firewall of IPv{wanted.version}: {', '.join(table.name for table in wanted.tables)}"
-            if in_pauses or self.repairs.may(subject):
-                transaction = await asyncio.to_thread(self._firewall.apply, wanted)
-                if transaction:
-                    self.repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
-        subject = f"firewall: nftables table {conventions.NFT_OWN_TABLE}"
-        if self._applied is not None and self.repairs.may(subject):
-            transaction = await self._complete(self._completing)
-            if transaction:
-                self.repairs.one("firewall", subject, f"nft -f - <<< {transaction!r}")
-
     async def states(self) -> list[ObjectState]:
         """Every object that the node should have or should not, without changing anything."""
-        found = object_states(await self.difference())
-        for wanted in filter(None, (self._applied, self._egress_applied)):
-            found += firewall_states(await asyncio.to_thread(self._firewall.observe, wanted), wanted)
-        return found
+        return object_states(await self._difference()) + await self.firewall.states()
+
+    async def primary_name(self) -> str:
+        """The name of the primary ENI's link. Raises HostError (`primary-link-missing`)."""
+        links = await self._links()
+        link = links.get(self._primary_mac)
+        if link is None:
+            raise HostError(
+                "find the primary ENI's link",
+                f"no link has the MAC {self._primary_mac}",
+                code="primary-link-missing",
+                hint="run the daemon in the node's own network namespace (hostNetwork: true)",
+                evidence={"links": " ".join(sorted(each.name for each in links.values()))},
+            )
+        return link.name
 
     def watched_sysctls(self) -> tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]]:
         """Kernel settings of the node, and those of host veths."""
@@ -292,7 +227,7 @@ class NodeSide:
             former=self._former,
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
             versions=versions,
-            egress=self.egress_from.version if self.egress_from is not None else 0,
+            egress=self.firewall.egress_from.version if self.firewall.egress_from is not None else 0,
             layout=settings.rule_layout,
             sources=sources,
         )
@@ -311,19 +246,6 @@ class NodeSide:
         # Of the link only what stays: how it is just now must not look like news.
         link = Link(link.name, index=link.index, mac=link.mac)
         return EniNet(link, addresses, _table(interface), primary=interface.mac == self._primary_mac)
-
-    async def _primary_name(self) -> str:
-        links = await self._links()
-        link = links.get(self._primary_mac)
-        if link is None:
-            raise HostError(
-                "find the primary ENI's link",
-                f"no link has the MAC {self._primary_mac}",
-                code="primary-link-missing",
-                hint="run the daemon in the node's own network namespace (hostNetwork: true)",
-                evidence={"links": " ".join(sorted(each.name for each in links.values()))},
-            )
-        return link.name
 
     async def _links(self) -> dict[str, Link]:
         found = await self._worker.submit(Job(self._kernel.links_by_mac))

@@ -3,7 +3,7 @@
 
 Knows where changes show: rtnetlink and nftables events at once; kernel settings and legacy iptables, which send none,
 by looking every second; everything else by comparing all of it now and then. Must never decide what is right nor repair
-anything itself: `ipamd.nodeside` does both. `ipamd.bringup` runs it beside the engine.
+anything itself: `ipamd.nodeside` and `ipamd.nodefirewall` do both. `ipamd.bringup` runs it beside the engine.
 
 Events are gathered: a burst of a thousand costs a few comparisons, and the daemon's own ADDs and DELs none
 (`core.drift`).
@@ -57,7 +57,7 @@ class Watch:
                 rules = stack.enter_context(FirewallMonitor())
                 loop.add_reader(rules.fileno(), self._read_firewall, rules)
                 stack.callback(loop.remove_reader, rules.fileno())
-            firewall = self._poll_firewall() if legacy else self._follow(self._rules, self._side.restore_firewall)
+            firewall = self._poll_firewall() if legacy else self._follow(self._rules, self._side.firewall.restore)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow(self._objects, self._side.converge), name="watch objects")
                 tasks.create_task(firewall, name="watch firewall")
@@ -65,7 +65,7 @@ class Watch:
 
     async def _firewall_sends_events(self) -> bool:
         try:
-            return await asyncio.to_thread(self._side.firewall_sends_events)
+            return await asyncio.to_thread(self._side.firewall.sends_events)
         except VpcCniError as error:
             log.warning("%s", error, extra={"facts": error.evidence})
             return True
@@ -95,7 +95,7 @@ class Watch:
     async def _poll_firewall(self) -> None:
         while True:
             started = self._clock.now()
-            await _logged(self._side.restore_firewall())
+            await _logged(self._side.firewall.restore())
             await self._clock.sleep(max(LEGACY_S, (self._clock.now() - started) / LEGACY_SHARE))
 
     async def _poll_sysctls(self) -> None:
