@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.core.lately import CALM, Lately, Peak, again
+from vpccni.core.block import Block, Mode
+from vpccni.core.eni import Eni
+from vpccni.core.grant import PodIdentity, PodKey
+from vpccni.core.lately import CALM, Lately, Peak, Wave, again
+from vpccni.core.plan import plan
+from vpccni.core.pool import Pool
 from vpccni.core.stats import Tally
+from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Wait
+from vpccni.core.targets import NodeLimits, Targets, demand
 
 
 def tally(needed: int, total: int = 20, waiting: int = 0) -> Tally:
@@ -73,5 +82,42 @@ def test_pods_that_were_refused_and_never_came_back_are_no_peak() -> None:
 
 
 def test_what_is_kept_counts_like_pods_that_are_about_to_come() -> None:
-    assert again(tally(2, waiting=1), 4) == tally(2, waiting=5)
+    wanted = demand(Targets(warm_ip=3), NodeLimits(3, 10), Mode.SECONDARY)
+    now, expected = tally(2, total=9), again(tally(2, total=9), 6)
+    assert (wanted.short(now), wanted.over(now)) == (0, 4)
+    assert (wanted.short(expected), wanted.over(expected)) == (2, 0)
+    assert "6 more expected" in wanted.explain(expected)
     assert again(tally(2), 0) == tally(2)
+
+
+def test_when_ec2_is_crowded_as_much_again_is_asked_for_as_the_need_has_grown_by() -> None:
+    lately = Lately(30.0)
+    lately.note(tally(0), 0.0)
+    lately.note(tally(4), 5.0)
+    assert lately.note(tally(7), 8.0).rising == 0
+    assert lately.note(tally(7), 8.0, crowded=True).rising == 7
+    assert lately.note(tally(7), 16.0, crowded=True).rising == 3, "what grew more than ten seconds ago is no trend"
+    assert lately.note(tally(7), 40.0, crowded=True).rising == 0
+
+
+def test_one_request_brings_what_is_missing_and_what_is_expected_but_nothing_without_a_shortage() -> None:
+    def asked(total: int, rising: int, ipv4_per_eni: int = 10) -> list[int]:
+        pool = Pool(30.0, Mode.SECONDARY)
+        pool.add_eni(Eni("eni-1", primary=True, blocks=tuple(Block.of(IPv4Address(n)) for n in range(1, total + 1))))
+        pool.assign(PodKey("net", "a", "eth0"), PodIdentity("ns", "a"), 0.0)
+        steps = plan(pool, Targets(warm_ip=2), NodeLimits(3, ipv4_per_eni), 0.0, wave=Wave(rising=rising))
+        return [step.count for step in steps if isinstance(step, AssignBlocks | AttachEni)]
+
+    assert asked(2, 0) == [1]
+    assert asked(2, 3) == [4]
+    assert asked(3, 3) == []
+    assert asked(2, 3, ipv4_per_eni=3) == [1], "no ENI is attached for what is only expected"
+
+
+@pytest.mark.parametrize(("usable", "kind"), [(True, Wait), (False, FreeEni)])
+def test_an_eni_that_serves_no_pods_is_not_kept_for_them(usable: bool, kind: type) -> None:
+    pool = Pool(30.0, Mode.SECONDARY)
+    pool.add_eni(Eni("eni-1", primary=True, blocks=tuple(Block.of(IPv4Address(n)) for n in range(1, 3))))
+    pool.add_eni(Eni("eni-2", device=1, usable_for_pods=usable))
+    (step,) = plan(pool, Targets(warm_ip=2), NodeLimits(3, 10), 1000.0, wave=Wave(for_enis=5, enis_until=1100.0))
+    assert isinstance(step, kind)

@@ -175,3 +175,19 @@ def test_to_serve_99_of_100_pods_at_once_ours_wastes_a_fifth_less_than_upstreams
         raise AssertionError("no setting keeps the promise")
 
     assert least_waste("ours") <= 0.8 * least_waste("upstream")
+
+
+@pytest.mark.long
+def test_a_fleet_whose_pods_all_begin_to_come_at_once_loses_next_to_none_while_ec2_is_crowded() -> None:
+    """40 nodes need 120 ENIs and 2,000 addresses within a minute; pods that live for 20 to 60 s are not patient."""
+    found = played(
+        "churn",
+        nodes=40,
+        instance_type="m5.2xlarge",
+        env={"WARM_IP_TARGET": "5"},
+        warm_up_s=900.0,
+        boot_over_s=450.0,
+        duration_s=600.0,
+    )
+    assert found["throttled_calls"] > 0, "EC2 is crowded"
+    assert found["pods"]["failed"] <= 0.001 * found["pods"]["arrived"]

@@ -12,20 +12,24 @@ from collections.abc import Mapping
 from vpccni.core.block import BlockKind
 from vpccni.core.eni import HeldEni
 from vpccni.core.holds import Holds
+from vpccni.core.lately import again
 from vpccni.core.ledger import Ledger
 from vpccni.core.steps import AssignBlocks, AttachEni, Step, UnassignBlocks, Wait
 from vpccni.core.targets import Demand
 
 
-def grow(ledger: Ledger, wanted: Demand, holds: Holds, now: float) -> list[Step]:
-    """Steps that end the shortage, as far as holds and limits allow; Wait steps say what stands in the way."""
+def grow(ledger: Ledger, wanted: Demand, holds: Holds, now: float, rising: int = 0) -> list[Step]:
+    """Steps that end the shortage, as far as holds and limits allow; Wait steps say what stands in the way. Once there
+    is a shortage, attached ENIs get as many addresses more as the need is `rising` by."""
     if not wanted.short(ledger.tally):
         return []
     if holds.cordoned:
         reason = f"{holds.cordoned}; {wanted.short(ledger.tally)} short; {wanted.explain(ledger.tally)}"
         return [Wait("cordoned", None, reason)]
     blocked: dict[str, tuple[str, float]] = {}
+    ledger.tally = again(ledger.tally, rising)
     steps = _on_attached(ledger, wanted, holds, now, blocked)
+    ledger.tally = again(ledger.tally, 0)  # no ENI is attached for what is only expected
     if ledger.kind is BlockKind.ADDRESS or holds.attach_prefixes_until <= now:
         steps += _on_new(ledger, wanted, holds, now)
     if wanted.short(ledger.tally) and ledger.kind is BlockKind.PREFIX and holds.singles:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods needed at most in the last while: demand that comes in waves comes again.
+"""What pods needed in the last while: demand that comes in waves comes again, and what rises goes on rising.
 
-Knows how long a peak counts, for ENIs and for single blocks. Must never plan: `shrink` keeps what the peak of a moment
-ago would need, and growing does not look here at all. The engine and the simulator's nodes note the first card's
-counters whenever these change, and hand `Lately` to the plan.
+Knows how long a peak counts, for ENIs and for single blocks, and how fast the need grows. Must never plan: `shrink`
+keeps what the peak of a moment ago would need, `grow` asks for more when calls are rare. The engine and the simulator's
+nodes note the first card's counters whenever these change, and hand the `Wave` to the plan.
 
 What it costs is bounded: never more than was needed at one moment of the window, and never beyond its end.
 """
@@ -19,6 +19,7 @@ from vpccni.core.stats import Tally
 # In cooldowns, the one setting that says how fast pods come and go: ten minutes and one by default. An ENI costs seven
 # calls and ten seconds to have again, an address one call and a second.
 ENI_COOLDOWNS, BLOCK_COOLDOWNS = 20, 2
+RISE_S = 10.0  # about as long as a node among many waits for its next call when EC2 is crowded
 
 
 class Peak:
@@ -53,12 +54,13 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """Addresses beyond those that pods need now which they needed lately, and until when they are kept for them."""
+    """Addresses beyond those that pods need now: needed lately, with the time until which they are kept, or soon."""
 
     for_enis: int = 0
     enis_until: float = inf
     for_blocks: int = 0
     blocks_until: float = inf
+    rising: int = 0  # by how much the need grew in the last moment, when EC2 is crowded: as much again is asked for
 
     def kept(self, *, whole_enis: bool) -> int:
         """What is certainly not given back, in a pool that gives back whole ENIs only or one that gives back blocks."""
@@ -69,20 +71,23 @@ CALM = Wave()
 
 
 class Lately:
-    """The two peaks of one pool's demand: what pods have, and what cools."""
+    """The two peaks and the trend of one pool's demand: what pods have, and what cools."""
 
     def __init__(self, cooldown_s: float) -> None:
         """0: nothing is remembered."""
         self._enis, self._blocks = Peak(ENI_COOLDOWNS * cooldown_s), Peak(BLOCK_COOLDOWNS * cooldown_s)
+        self._lows = Peak(RISE_S)  # of the need with its sign turned
 
-    def note(self, tally: Tally, now: float) -> Wave:
-        """The counters are these; what is kept beside them."""
+    def note(self, tally: Tally, now: float, *, crowded: bool = False) -> Wave:
+        """The counters are these; what is kept beside them. `crowded`: EC2 refuses calls (`pacing`)."""
         needed = tally.total - tally.available  # refused pods that never came back are no peak
         self._enis.note(needed, now)
         self._blocks.note(needed, now)
-        return Wave(*self._enis.above(now), *self._blocks.above(now))
+        self._lows.note(-needed, now)
+        rising = self._lows.above(now)[0] if crowded else 0
+        return Wave(*self._enis.above(now), *self._blocks.above(now), rising)
 
 
 def again(tally: Tally, addresses: int) -> Tally:
-    """The counters as if so many pods more were about to come."""
-    return replace(tally, waiting=tally.waiting + addresses) if addresses else tally
+    """The counters with so many pods expected."""
+    return tally if addresses == tally.coming else replace(tally, coming=addresses)

@@ -171,6 +171,10 @@ class Pacer:
             return float(min(LAST_READ_S, FIRST_READ_S * 2 ** (refused - 1)))
         return float(min(LAST_S, FIRST_S * 2 ** (refused - 1)))
 
+    def crowded(self, now: float) -> bool:
+        """Whether EC2 refused a call a moment ago: the next calls should bring as much as possible."""
+        return now - self._refused_at < QUIET_S
+
     def refusing(self, now: float) -> float | None:
         """Until when something is held back; None when nothing is. For explanations."""
         latest = max([self._slot, *(state.until for state in self._actions.values())], default=0.0)

@@ -59,22 +59,21 @@ def plan(
 
     `last_decrease`: when the pool last shrank. `pending`: steps that are being run; what they bring is counted, and
     nothing shrinks meanwhile. An ENI or block on its way out must have been withdrawn from the pool before.
-    `wave`: what the first card's pods needed lately; it is not given back yet.
+    `wave`: what the first card's pods needed lately, which is not given back yet, and what they will need soon.
     """
     steps: list[Step] = []
     for card in carrying(pool, limits.cards):
         wanted = demand(targets, limits, pool.mode, pool.version, card)
         ledger = Ledger(pool, limits, targets.max_eni, card, now, pending)
+        lately = CALM if card else wave
         outdated = shrink.outdated(ledger, pool)
         pairs = pair(ledger, holds, now, pending)
-        growth = pairs if pairing(ledger, pairs, pending) else pairs + grow(ledger, wanted, holds, now)
+        growth = pairs if pairing(ledger, pairs, pending) else pairs + grow(ledger, wanted, holds, now, lately.rising)
         less: list[Step] = []
         if not growth and not pending:
             growth = _resume(pool, targets, limits, card, holds, now)
         if not pending and all(isinstance(step, Wait) and step.code in _LETS_SHRINK for step in growth):
-            less = _paced(
-                _allowed(shrink.surplus(ledger, wanted, now, CALM if card else wave), holds), last_decrease, now
-            )
+            less = _paced(_allowed(shrink.surplus(ledger, wanted, now, lately), holds), last_decrease, now)
         freed = {step.eni_id for step in less if isinstance(step, FreeEni)}
         steps += [step for step in outdated if step.eni_id not in freed] + growth + less
     return _stopped(steps, holds, now) if steps else steps

@@ -52,7 +52,7 @@ def surplus(ledger: Ledger, wanted: Demand, now: float, wave: Wave = CALM) -> li
         without = ledger.without(held)
         if not _empty(held) or wanted.short(without):
             continue
-        if wanted.short(again(without, wave.for_enis)):
+        if held.eni.usable_for_pods and wanted.short(again(without, wave.for_enis)):
             steps.append(_kept(held.eni.id, wave.for_enis, wave.enis_until, now))
             continue  # its blocks may go before it does
         steps.append(_free(held, wanted, ledger, now))

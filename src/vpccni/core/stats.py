@@ -13,7 +13,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Tally:
     """total = assigned + cooling + available, in addresses that the active mode hands out. `waiting` pods were refused
-    one a moment ago and will ask again.
+    one a moment ago and will ask again; `coming` ones are expected (`lately`).
 
     `lingering` counts owned and cooling addresses outside of that: the other kind of block, ENIs not used for pods,
     blocks on their way out. `idle_blocks` may go back to EC2: nothing on them is owned or cooling.
@@ -26,6 +26,7 @@ class Tally:
     idle_blocks: int = 0
     lingering: int = 0
     waiting: int = 0
+    coming: int = 0
 
     @property
     def available(self) -> int:

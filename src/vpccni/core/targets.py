@@ -81,7 +81,7 @@ class Demand:
     def short(self, tally: Tally) -> int:
         """Addresses missing; at most as many as the ceiling leaves. Cooling addresses serve nobody, so they do not
         count against the ceiling: a node full of pods can still replace one."""
-        missing = max(0, self.spare + tally.waiting - tally.available, self.minimum - tally.total)
+        missing = max(0, self.spare + tally.waiting + tally.coming - tally.available, self.minimum - tally.total)
         return self.headroom(tally, missing)
 
     def headroom(self, tally: Tally, addresses: int) -> int:
@@ -90,7 +90,7 @@ class Demand:
 
     def over(self, tally: Tally) -> int:
         """Addresses that could go without the pool becoming short."""
-        surplus = min(tally.available - self.spare - tally.waiting, tally.total - self.minimum)
+        surplus = min(tally.available - self.spare - tally.waiting - tally.coming, tally.total - self.minimum)
         if self.ceiling is not None:
             surplus = max(surplus, min(tally.available, _serving(tally) - self.ceiling))
         if self.block_size > _ALWAYS_OVER:
@@ -105,6 +105,7 @@ class Demand:
         """The numbers of the decision in half a sentence."""
         cooling = f", {tally.cooling} cooling" if tally.cooling else ""
         waiting = f", {tally.waiting} pods waiting" if tally.waiting else ""
+        waiting += f", {tally.coming} more expected" if tally.coming else ""
         ceiling = "" if self.ceiling is None else f", at most {self.ceiling} for max pods"
         return (
             f"{tally.available} of {tally.total} addresses available{cooling}{waiting}; "

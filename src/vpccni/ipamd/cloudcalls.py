@@ -105,6 +105,10 @@ class CloudCalls:
         """When a call of the action could be made, `now` at the earliest; nothing is reserved."""
         return now if self._pace is None else self._pace.pacer.free_at(action, now)
 
+    def crowded(self, now: float) -> bool:
+        """Whether EC2 refused a call for their number a moment ago."""
+        return self._pace is not None and self._pace.pacer.crowded(now)
+
     def told(self, place: Place) -> None:
         """The node's place among those that start with it: its turn, should EC2 refuse calls."""
         if self._pace is not None:

@@ -103,7 +103,7 @@ class Engine:
             holds=self._holds.now_holding(),
             last_decrease=self._last_decrease,
             pending=self._pending,
-            wave=self._lately.note(self._pool.tally(now, 0), now),
+            wave=self._lately.note(self._pool.tally(now, 0), now, crowded=self._runner.crowded(now)),
         )
 
     async def _turn(self) -> float:

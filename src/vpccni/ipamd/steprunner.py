@@ -98,6 +98,10 @@ class StepRunner:
         """When EC2 may be asked for that, `now` at the earliest."""
         return self._calls.free_at(action, now)
 
+    def crowded(self, now: float) -> bool:
+        """Whether EC2 refused a call for their number a moment ago."""
+        return self._calls.crowded(now)
+
     async def reconcile(self) -> list[str]:
         """End what stayed open, compare the pool with EC2 and correct it; the kinds of corrections made."""
         if not self._holds.paused:

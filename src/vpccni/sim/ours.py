@@ -111,7 +111,7 @@ class OurNode(PacedNode):
             holds=self.holds.now_holding(),
             last_decrease=self._last_decrease,
             pending=self._pending,
-            wave=self._lately.note(tally, now),
+            wave=self._lately.note(tally, now, crowded=self.pacer.crowded(now)),
         )
         ready, again = self._gathering.due(steps, tally, self._wanted.spare, now, self.pacer.free_at)
         for step in ready:
