@@ -117,6 +117,12 @@ class Settings:
     randomize_snat: Literal["prng", "hashrandom", "none"] = _var(
         "AWS_VPC_K8S_CNI_RANDOMIZESNAT", choice("prng", "hashrandom", "none"), "prng", "source port choice of SNAT"
     )
+    firewall: Literal["auto", "iptables-nft", "iptables-legacy"] = _var(
+        "VPCCNI_FIREWALL",
+        choice("auto", "iptables-nft", "iptables-legacy"),
+        "auto",
+        "variant of iptables for our rules",
+    )
     node_port_support: bool = _var("AWS_VPC_CNI_NODE_PORT_SUPPORT", BOOL, True, "NodePort on secondary ENIs' pods")
     connmark: int = _var("AWS_VPC_K8S_CNI_CONNMARK", CONNMARK, 0x80, "mark of connections from outside; any base")
     rule_layout: Literal["per-pod", "shared"] = _var(

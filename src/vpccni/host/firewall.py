@@ -10,30 +10,49 @@ start, when VPC CIDRs change, and now and then (not often: listing 10,000 rules 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from vpccni.core import nftmarks
 from vpccni.core.chains import parse_save, transaction
 from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
 from vpccni.core.snat import IptablesRules, nothing
+from vpccni.core.variant import HINTS, VARIANTS, Choice, choose
 from vpccni.errors import HostError
 from vpccni.host.programs import DIRECTORIES, find_program, run_program
 
+# What the legacy variant has loaded into this network namespace.
+_LEGACY_TABLES = tuple(Path("/proc/thread-self/net") / name for name in ("ip_tables_names", "ip6_tables_names"))
 LOCK_WAIT_S = 10  # kube-proxy may hold the xtables lock of the legacy variant for seconds
 
 
 class Firewall:
     """iptables in the network namespace of the calling thread."""
 
-    def __init__(self, directories: tuple[str, ...] = DIRECTORIES) -> None:
-        """`directories`: where to look for the programs."""
-        self._directories = directories
+    def __init__(self, directories: tuple[str, ...] = DIRECTORIES, variant: str = "") -> None:
+        """`directories`: where to look for the programs; `variant` of iptables: nft, legacy, "" as the node has it."""
+        self._directories, self._variant = directories, variant
+
+    def match(self, setting: str) -> Choice:
+        """Use the variant of iptables that the setting names or, with auto, that kubelet and kube-proxy use."""
+        installed = {each for each in VARIANTS if self._has(f"iptables-{each}-save")}
+        hinted = {each for each in installed if setting == "auto" and HINTS & self._of(each)._chains()}
+        choice = choose(setting, installed, hinted)
+        self._variant = choice.variant
+        return choice
+
+    def remove_other(self, version: int = 4) -> str:
+        """Take our rules out of the variant that is not used, where an earlier start may have left them. To be called
+        when those of the right one are in force."""
+        used = self._variant or ("nft" if self.sends_events() else "legacy")
+        others = [self._of(each) for each in VARIANTS if each != used and self._has(f"iptables-{each}-save")]
+        return "".join(other.remove(version) for other in others if other._in_use())
 
     def observe(self, rules: IptablesRules) -> dict[str, dict[str, list[str]]]:
         """What is in the tables that `rules` speaks of: table -> chain -> rules."""
         tables: dict[str, dict[str, list[str]]] = {}
         for table in rules.tables:
             action = f"list the {table.name} table"
-            tables |= parse_save(self._run(action, f"{_program(rules)}-save", "-t", table.name))
+            tables |= parse_save(self._run(action, f"{self._program(rules.version)}-save", "-t", table.name))
         return tables
 
     def apply(self, rules: IptablesRules) -> str:
@@ -50,9 +69,15 @@ class Firewall:
         """Take all rules and chains of ours out of the tables of one address family."""
         return self.apply(nothing(version))
 
+    def saved(self, version: int = 4) -> str:
+        """What every variant holds, as `iptables-save` prints it: the kernel runs the rules of all of them."""
+        variants = [self._of(each) for each in VARIANTS if self._has(f"iptables-{each}-save")] or [self]
+        used = [each for each in variants if each._in_use()]
+        return "".join(each._run("list the firewall", f"{each._program(version)}-save") for each in used)
+
     def sends_events(self) -> bool:
         """Whether the kernel tells of changes: not of those of iptables' legacy variant."""
-        return "legacy" not in self._run("find the variant of iptables", "iptables", "--version")
+        return "legacy" not in self._run("find the variant of iptables", self._program(4), "--version")
 
     def remove_nft_backend(self) -> bool:
         """Delete the nftables table in which the Go implementation may have kept its connection mark rules.
@@ -81,13 +106,34 @@ class Firewall:
             have = self._run("list our nftables table", "nft", "list", "table", "ip", NFT_OWN_TABLE)
         return nftmarks.transaction(have, table)
 
+    def _of(self, variant: str) -> Firewall:
+        return Firewall(self._directories, variant)
+
+    def _has(self, program: str) -> bool:
+        return find_program(program, self._directories) is not None
+
+    def _in_use(self) -> bool:
+        """Whether the variant has any table here. Listing tables of the legacy one would make them."""
+        return self._variant != "legacy" or any(path.exists() and path.read_text() for path in _LEGACY_TABLES)
+
+    def _chains(self) -> set[str]:
+        """The chains of the mangle and nat tables, where Kubernetes leaves its hints."""
+        if not self._in_use():
+            return set()
+        saved = [self._run("look for Kubernetes", f"{self._program(4)}-save", "-t", name) for name in ("mangle", "nat")]
+        return {chain for text in saved for chains in parse_save(text).values() for chain in chains}
+
+    def _program(self, version: int) -> str:
+        family = "iptables" if version == 4 else "ip6tables"
+        return f"{family}-{self._variant}" if self._variant else family
+
     def _has_table(self, name: str) -> bool:
         return f"table ip {name}\n" in self._run("list nftables tables", "nft", "list", "tables", "ip")
 
     def _restore(self, rules: IptablesRules, text: str) -> None:
         action = "change the iptables rules"
         arguments = ("--noflush", "-w", str(LOCK_WAIT_S))
-        program = f"{_program(rules)}-restore"
+        program = f"{self._program(rules.version)}-restore"
         try:
             if text.count("COMMIT\n") > 1:
                 # Each table commits by itself: find a refusal in the second one before the first one is in force.
@@ -98,10 +144,6 @@ class Firewall:
 
     def _run(self, action: str, name: str, *arguments: str, stdin: str = "") -> str:
         return run_program(action, name, *arguments, stdin=stdin, directories=self._directories)
-
-
-def _program(rules: IptablesRules) -> str:
-    return "iptables" if rules.version == 4 else "ip6tables"
 
 
 def _explained(error: HostError, text: str) -> HostError:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core import conventions, egress, nftmarks, snat
 from vpccni.core.difference import ObjectState, firewall_states
+from vpccni.core.variant import Choice
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
 from vpccni.ipamd.repair import Repairs
@@ -30,6 +31,7 @@ class NodeFirewall:
         self._applied: snat.IptablesRules | None = None
         self._egress_applied: snat.IptablesRules | None = None
         self._completing, self._incomplete = "", False
+        self._variant: Choice | None = None
         self._alone = asyncio.Lock()  # two that look and then change would both add what is missing
         self.egress_from: IPAddress | None = None
 
@@ -51,9 +53,11 @@ class NodeFirewall:
         if (wanted, completing) == (self._applied, self._completing):
             return
         async with self._alone:
+            await self._match()
             transaction = await asyncio.to_thread(self._firewall.apply, wanted)
             if transaction:
                 log.info("node: iptables-restore", extra={"facts": {"transaction": transaction}})
+            await self._leave_other(wanted.version)
             if await asyncio.to_thread(self._firewall.remove_nft_backend):
                 log.info("node: took over the connection marks of the Go implementation's nftables backend")
             transaction = await self._complete(completing)
@@ -68,6 +72,7 @@ class NodeFirewall:
         wanted = egress.rules(self.egress_from, self._settings.randomize_snat)
         if wanted != self._egress_applied:
             async with self._alone:
+                await self._match()
                 transaction = await asyncio.to_thread(self._firewall.apply, wanted)
                 if transaction:
                     log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
@@ -106,6 +111,20 @@ class NodeFirewall:
             why = "flows that kube-proxy rewrote are marked after it, and the node's own flows are not translated"
             found.append(ObjectState("firewall", subject, "wrong" if lacks else "ok", why, "nft -f -" if lacks else ""))
         return found
+
+    async def _match(self) -> None:
+        """Once: use the variant of iptables that kubelet and kube-proxy use."""
+        if self._variant is None:
+            self._variant = await asyncio.to_thread(self._firewall.match, self._settings.firewall)
+            facts = {"variant": self._variant.variant or "iptables", "why": self._variant.reason}
+            log.info("node: firewall", extra={"facts": facts})
+
+    async def _leave_other(self, version: int) -> None:
+        """Once the rules are in force: what an earlier start left in the other variant goes."""
+        if self._applied is None:
+            transaction = await asyncio.to_thread(self._firewall.remove_other, version)
+            if transaction:
+                log.info("node: rules left in the other variant", extra={"facts": {"transaction": transaction}})
 
     async def _complete(self, table: str) -> str:
         """Put the nftables table beside the iptables rules. Without it a node still does all that upstream's does."""

@@ -22,6 +22,7 @@ from vpccni.core.walkgroups import Group, Permit
 from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
 from vpccni.host import sysctl
+from vpccni.host.firewall import Firewall
 from vpccni.host.programs import run_program
 from vpccni.lab.cloud import grouprules
 from vpccni.lab.router import SERVICE_ADDRESSES
@@ -146,13 +147,15 @@ def _reverse_filter(device: str) -> int:
     return max(int(value or 0) for value in values)
 
 
-def _saved(version: int) -> str:
-    return _listed("iptables-save" if version == 4 else "ip6tables-save")
-
-
 def _listed(program: str, *arguments: str) -> str:
     with suppress(HostError):  # a machine without the program, or without such a table, has no such rules
         return run_program("list the firewall", program, *arguments)
+    return ""
+
+
+def _saved(version: int) -> str:
+    with suppress(HostError):  # a machine without ip6tables has no such rules
+        return Firewall().saved(version)
     return ""
 
 
