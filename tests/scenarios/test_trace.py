@@ -107,6 +107,13 @@ def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
     with frozen_daemon(lab, "1"):
         explained(lab, first, second)
 
+    lab.run("restart", "ipamd", "--node", "1", "--env", "VPCCNI_RULE_LAYOUT=shared")
+    for start, end in ((first, second), (second, "far"), ("far", second), (second, "internet")):
+        found = trace(lab, start, end)
+        assert found["predicted"]["reached"] and found["agrees"], (start, end, found)
+    decided = [hop["by"] for hop in trace(lab, second, "far")["hops"] if hop["place"] == "node 1"]
+    assert any(by.startswith("1537: from ") for by in decided) and any("lookup 9100" in by for by in decided)
+
 
 def on_the_node(lab: Lab, name: str, other: str, address: str) -> None:
     """The same commands on a node that knows of no lab: its own pods, and what leaves it is out of view."""
