@@ -115,6 +115,18 @@ def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
     assert any(by.startswith("1537: from ") for by in decided) and any("lookup 9100" in by for by in decided)
 
 
+@pytest.mark.long
+def test_a_pod_of_an_ipv6_cluster_leaves_by_its_egress_interface(lab: Lab) -> None:
+    settings = ("ENABLE_IPv4=false", "ENABLE_IPv6=true", "ENABLE_PREFIX_DELEGATION=true", "ENABLE_V4_EGRESS=true")
+    lab.up("--ipv6", *(word for setting in settings for word in ("--env", setting)))
+    lab.add("a", node="1")
+    found = trace(lab, "a", "internet", "--family", "4")
+    assert found["agrees"] and found["answer"] == "connected" and found["sent"].startswith("169.254.172.")
+    assert ("pod a", "v4if0", "out") in {(row["place"], row["device"], row["way"]) for row in found["observed"]}
+    assert any("AWS, egress" in hop["by"] for hop in found["hops"])
+    assert call(lab, "trace", "node/1", "10.20.1.1:x").returncode == 2
+
+
 def on_the_node(lab: Lab, name: str, other: str, address: str) -> None:
     """The same commands on a node that knows of no lab: its own pods, and what leaves it is out of view."""
 

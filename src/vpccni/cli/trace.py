@@ -44,10 +44,8 @@ def trace(
     start = choose(known, source, ("pod", "node"))
     target, port = _destination(known, destination, family)
     own = start.of(target.version)
-    if not own:
-        raise InputError(f"trace from {start.name} to {target}", f"it has no IPv{target.version} address")
     found = run_trace(
-        found_here.observe(), f"{start.kind} {start.name}", ip_address(own), target, port,
+        found_here.observe(), f"{start.kind} {start.name}", ip_address(own) if own else None, target, port,
         send=send, wait_s=wait, drops=found_here.drops,
     )  # fmt: skip
     if output is Format.JSON:

@@ -20,7 +20,7 @@ _PURPOSES = {
     c.RULE_EXTERNAL_SERVICE: "external services are reached by the primary ENI",
     c.RULE_FROM_POD: "a pod's packets leave by the ENI that owns its address",
     c.RULE_FROM_ENI: "an ENI's own address leaves by that ENI",
-    c.RULE_MAIN: "everything else uses the main table: the primary ENI",
+    c.RULE_MAIN: "everything else uses the main table",
 }
 
 _IN_PODS = {

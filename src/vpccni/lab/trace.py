@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from vpccni.core.dissect import dissect
@@ -18,7 +19,7 @@ from vpccni.core.walk import walk
 from vpccni.core.walkfilter import Header
 from vpccni.core.walkmatch import Row, Sighting, align, of_probe
 from vpccni.core.walkvalues import Trip, Way
-from vpccni.errors import HostError
+from vpccni.errors import HostError, InputError
 from vpccni.host.tap import Tap
 from vpccni.lab.sockets import namespace_handle, tcp_socket
 from vpccni.lab.world import LabWorld
@@ -59,7 +60,7 @@ class Trace:
 def trace(
     lab: LabWorld,
     start: str,
-    sent_from: IPAddress,
+    sent_from: IPAddress | None,
     target: IPAddress,
     port: int,
     *,
@@ -67,12 +68,16 @@ def trace(
     wait_s: float,
     drops: Drops,
 ) -> Trace:
-    """Predict the way from the place `start` (such as `pod web`), and then try it. `drops` reads the VPC's counters."""
+    """Predict the way from the place `start` (such as `pod web`), and then try it.
+
+    Without `sent_from` the kernel there picks the source: an address for egress is none that anybody knows a pod by.
+    """
     if start not in lab.world.stacks:
         raise HostError(f"trace from {start}", "it is gone", code="namespace-missing")
     with namespace_handle(lab.namespaces[start]) as handle, tcp_socket(handle, str(target)) as probe:
-        probe.bind((str(sent_from), 0))
-        sent = Header(sent_from, int(probe.getsockname()[1]), target, port)
+        source = sent_from or _source(handle, target)
+        probe.bind((str(source), 0))
+        sent = Header(source, int(probe.getsockname()[1]), target, port)
         trip = walk(lab.world, start, sent)
         if not send:
             return Trace(sent, trip)
@@ -81,6 +86,18 @@ def trace(
     after = {**_counters(lab.namespaces), **drops()}
     moved = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
     return Trace(sent, trip, tuple(align(trip.hops, of_probe(sightings, sent))), answer, moved)
+
+
+def _source(netns_fd: int, target: IPAddress) -> IPAddress:
+    """The source that the kernel would choose; connecting a datagram socket sends nothing."""
+    family = socket.getaddrinfo(str(target), None, flags=socket.AI_NUMERICHOST)[0][0]
+    with inside(netns_fd), socket.socket(family, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((str(target), 9))
+        except OSError as error:
+            why = f"it has no way to IPv{target.version}: {error.strerror}"
+            raise InputError(f"trace to {target}", why) from error
+        return ip_address(asked.getsockname()[0])
 
 
 def _try(
