@@ -127,7 +127,7 @@ def test_check_is_content_with_a_whole_pod_and_names_what_is_missing(node: Node,
     conf = {"prevResult": result}
     assert node.call("CHECK", sandbox, path(sandbox), conf).exit_code == 0
     node.ip("rule", "del", "pref", "512", "to", address_of(result))
-    wait_until(lambda: f"to {address_of(result)} " in node.ip("rule"), 5, "the daemon repairs the host's side by itself")
+    wait_until(lambda: f"to {address_of(result)} " in node.ip("rule"), 5, "the daemon repairs the host's side")
     assert node.call("CHECK", sandbox, path(sandbox), conf).exit_code == 0
     subprocess.run(["ip", "-n", sandbox, "neigh", "del", "169.254.1.1", "dev", "eth0"], check=True)
     answer = node.call("CHECK", sandbox, path(sandbox), conf)
