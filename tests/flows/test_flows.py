@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -105,6 +106,24 @@ def test_interrupted_it_leaves_nothing(flow_lab: FlowLab, number: signal.Signals
     assert node_state(flow_lab)["tables"] == before["tables"]
     wait_until(lambda: node_state(flow_lab)["links"] == before["links"], 5, "the pods' links are gone")
     assert flow_lab.introspect("1", "/v1/pods") == {}
+
+
+def test_a_real_node_is_tested_with_what_is_there(flow_lab: FlowLab) -> None:
+    """On a node of the lab as on a machine of its own: no lab is known there, only its files, network and addresses."""
+    far = flow_lab.add("far", node="2")["far"]
+    options = ["--here", "--far-pod", f"{far}:80", "--site", "203.0.113.169:80", "-o", "json"]
+    command = [sys.executable, "-m", "vpccni", "selftest", *options]
+    results = json.loads(flow_lab.run("exec", "node/1", "--", *command).stdout)
+    flow_lab.run("pod", "rm", "far")
+    verdicts = {(row["name"], row["protocol"]): row["verdict"] for row in results}
+    assert "failed" not in verdicts.values()
+    for name in ("secondary-to-secondary", "secondary-to-far-pod", "secondary-to-site", "primary-to-service-far"):
+        assert verdicts[name, "tcp"] == "passed"
+    skipped = {row["name"]: row["why"] for row in results if row["verdict"] == "skipped"}
+    assert "--vpc-host" in skipped["secondary-to-vpc-host"] and "--internet" in skipped["primary-to-internet"]
+    # Who the server saw is not known there; what left the node is.
+    site = next(row["observed"] for row in results if row["name"] == "secondary-to-site")
+    assert site.startswith(flow_lab.node("1")["private_address"]) and "by eth0" in site
 
 
 def test_bad_input_is_refused_before_anything_is_made(flow_lab: FlowLab) -> None:
