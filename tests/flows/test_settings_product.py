@@ -28,6 +28,7 @@ CHANGES = {
     "service": {"AWS_EXTERNAL_SERVICE_CIDRS": SITE},
     "service-excluded": {"AWS_EXTERNAL_SERVICE_CIDRS": SITE, "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": SITE},
     "service-external": {"AWS_EXTERNAL_SERVICE_CIDRS": SITE, "AWS_VPC_K8S_CNI_EXTERNALSNAT": "true"},
+    "service-no-node-port": {"AWS_EXTERNAL_SERVICE_CIDRS": SITE, "AWS_VPC_CNI_NODE_PORT_SUPPORT": "false"},
     "hashrandom": {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "hashrandom"},
     "ports-kept": {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "none"},
 }

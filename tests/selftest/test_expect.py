@@ -19,7 +19,7 @@ ROWS = {row.name: row for row in matrix()}
 
 
 def actor(party: Party, address: str, link: str = "", eni: str = "") -> Actor:
-    return Actor(party, party.value, ip_address(address), SOMEWHERE, 8080, link, eni)
+    return Actor(party, ip_address(address), SOMEWHERE, 8080, link, eni)
 
 
 ACTORS = [

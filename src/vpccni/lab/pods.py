@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vpccni.cni.netconf import POD_ANNOTATIONS
@@ -110,7 +111,7 @@ class Pods:
         pod = PodRecord(namespace_name, name, node, secrets.token_hex(32), str(NETNS_DIR / netns))
         try:
             self._state.save_pod(pod)
-            result = self._runtime(node, self._network(node)).attach(_sandbox(pod, annotations))
+            result = self._runtime(node, self._network(node)).attach(sandbox_of(pod, annotations))
             pod = replace(pod, addresses=_addresses(result), result=result)
             self._state.save_pod(pod)
             facts = {"kind": "pod", "node": node}
@@ -135,7 +136,7 @@ class Pods:
         with contextlib.suppress(VpcCniError):  # without the lab's daemon there is no server either
             control.ask(self._state, "DELETE", "/servers", {"labels": [pod.label]})
         network = self._cached_network(pod) or self._network(pod.node)
-        self._runtime(pod.node, network).delete(_sandbox(pod))
+        self._runtime(pod.node, network).delete(sandbox_of(pod))
         namespace.remove(self._state.pod_namespace(pod.namespace, pod.name))
         self._state.pod_file(pod.namespace, pod.name).unlink(missing_ok=True)
 
@@ -184,20 +185,25 @@ class Pods:
         return self._state.cni_cache / node
 
     def _runtime(self, node: str, network: NetworkList) -> Runtime:
-        place = launch.node_place(self._state, node)
-        bin_dir = self._state.node_dir(node) / "bin"
-
-        def find(kind: str) -> str | None:
-            return str(CNI_BIN_DIR / kind) if os.access(bin_dir / kind, os.X_OK) else None
-
-        return Runtime(
-            network, [str(CNI_BIN_DIR)], self._cache(node),
-            lambda argv, environ, stdin: launch.run(place, argv, environ, stdin, PLUGIN_WITHIN_S),
-            find=find, environ=launch.program_environ({}),
-        )  # fmt: skip
+        place, bin_dir = launch.node_place(self._state, node), self._state.node_dir(node) / "bin"
+        return node_runtime(place, bin_dir, self._cache(node), network)
 
 
-def _sandbox(pod: PodRecord, annotations: Mapping[str, str] = NO_ANNOTATIONS) -> Sandbox:
+def node_runtime(place: launch.Place, bin_dir: Path, cache: Path, network: NetworkList) -> Runtime:
+    """What runs a network's plugins on a node; `bin_dir` is where this process sees the node's plugins."""
+
+    def find(kind: str) -> str | None:
+        return str(CNI_BIN_DIR / kind) if os.access(bin_dir / kind, os.X_OK) else None
+
+    return Runtime(
+        network, [str(CNI_BIN_DIR)], cache,
+        lambda argv, environ, stdin: launch.run(place, argv, environ, stdin, PLUGIN_WITHIN_S),
+        find=find, environ=launch.program_environ({}),
+    )  # fmt: skip
+
+
+def sandbox_of(pod: PodRecord, annotations: Mapping[str, str] = NO_ANNOTATIONS) -> Sandbox:
+    """What a runtime tells the plugins about a pod."""
     return Sandbox(
         pod.container_id,
         pod.netns,

@@ -59,14 +59,15 @@ _LINES = {
 @contextmanager
 def held_daemon(node: Node) -> Iterator[None]:
     """The node's daemon is stopped (SIGSTOP) and continued at the end. Its answer to a connection says which it is."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.connect(str(node.run_dir / RELAY_SOCKET.name))
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid = struct.unpack("3i", credentials)[0]
+    path = node.run_dir / RELAY_SOCKET.name
     try:
-        handle = os.pidfd_open(pid)
-    except OSError as error:
-        raise HostError("hold the daemon", f"its process {pid} is not visible from here", code="no-daemon") from error
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(path))
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        handle = os.pidfd_open(struct.unpack("3i", credentials)[0])
+    except OSError as error:  # also pid 0: a process of a namespace that this one does not see
+        evidence = {"socket": path}
+        raise HostError("hold the daemon", str(error), evidence=evidence, code="no-daemon") from error
     try:
         signal.pidfd_send_signal(handle, signal.SIGSTOP)
         try:
@@ -82,14 +83,13 @@ def broken(what: Break, ends: Mapping[End, IPAddress], netns_fd: int, primary: s
     """The node without that object; yields what was taken away. HostError `nothing-to-break` when it is not there."""
     match what:
         case RuleBreak() | RouteBreak():
-            with _without_values(what, ends, netns_fd) as shown:
-                yield shown
+            chosen = _without_values(what, ends, netns_fd)
         case FirewallBreak():
-            with _without_lines(what, netns_fd) as shown:
-                yield shown
+            chosen = _without_lines(what, netns_fd)
         case SysctlBreak():
-            with _with_sysctl(what, netns_fd, primary) as shown:
-                yield shown
+            chosen = _with_sysctl(what, netns_fd, primary)
+    with chosen as shown:
+        yield shown
 
 
 @contextmanager
@@ -104,13 +104,14 @@ def _without_values(what: RuleBreak | RouteBreak, ends: Mapping[End, IPAddress],
             found += [each for each in routes if each.dst.network_address == ends[what.end] and _whole(each)]
         if not found:
             raise _nothing(what)
+        removed: list[Rule | Route] = []
         try:
             for value in found:
                 kernel.run(delete(value))
+                removed.append(value)
             yield "; ".join(map(str, found))
         finally:
-            # Backwards: of rules with one priority the last one added stands last.
-            for value in found:
+            for value in removed:
                 kernel.run(add(value))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from vpccni.core.conventions import MARK
 from vpccni.netlink.values import IPAddress, IPNetwork
 from vpccni.selftest.matrix import Case, Conditions, Leaves, Party, Row, Seen
 
@@ -24,7 +23,6 @@ class Actor:
     """Who plays a party. `netns` None: it can be addressed, but nothing of ours runs there."""
 
     party: Party
-    label: str
     address: IPAddress
     netns: Path | None = None
     port: int = 0  # where it listens, 0 when nobody was asked to
@@ -42,7 +40,6 @@ class Policy:
     external_services: tuple[IPNetwork, ...] = ()
     randomize: str = "prng"
     veth_prefix: str = "eni"
-    mark: int = MARK
 
     def conditions(self, row: Row, cast: Cast) -> Conditions:
         """What decides the row's case: the policy, and whether its far end is on one of the lists."""
@@ -54,7 +51,6 @@ class Policy:
             self.node_port_support,
             excluded=far is not None and _within(far, self.excluded),
             external_service=far is not None and _within(far, self.external_services),
-            randomize=self.randomize,
         )
 
 

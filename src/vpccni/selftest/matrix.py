@@ -128,7 +128,6 @@ class Conditions:
     node_port_support: bool = True
     excluded: bool = False  # the far end is in AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS
     external_service: bool = False  # the far end is in AWS_EXTERNAL_SERVICE_CIDRS
-    randomize: str = "prng"  # AWS_VPC_K8S_CNI_RANDOMIZESNAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,6 @@ def policy(document: Mapping[str, Any]) -> Policy:
         _networks(document["AWS_EXTERNAL_SERVICE_CIDRS"]),
         _RANDOMIZE[document["AWS_VPC_K8S_CNI_RANDOMIZESNAT"]],
         document["AWS_VPC_K8S_CNI_VETHPREFIX"],
-        document["AWS_VPC_K8S_CNI_CONNMARK"],
     )
 
 

@@ -22,7 +22,7 @@ from vpccni.selftest.matrix import Party
 from vpccni.selftest.node import Facts, Node, of_lab
 from vpccni.selftest.pods import TestPod
 
-METADATA = Actor(Party.METADATA, "169.254.169.254", ip_address("169.254.169.254"), port=80)
+METADATA = Actor(Party.METADATA, ip_address("169.254.169.254"), port=80)
 NEEDED_PODS = ((Party.POD, Party.OTHER_POD), (Party.ENI_POD, Party.OTHER_ENI_POD))
 
 
@@ -45,11 +45,11 @@ def of_lab_node(state: LabState, name: str) -> Peers:
     for host in inventory["hosts"]:
         party = Party.INTERNET if host["via"] == "internet" else Party.SITE
         for address in _addresses(host):
-            actors.append(Actor(party, f"host {host['name']}", address, NETNS_DIR / host["namespace"]))
+            actors.append(Actor(party, address, NETNS_DIR / host["namespace"]))
     for other in others[:1]:
         netns = NETNS_DIR / state.node_namespace(other)
         for address in _addresses(rows[other]):
-            actors.append(Actor(Party.VPC_HOST, f"node {other}", address, netns))
+            actors.append(Actor(Party.VPC_HOST, address, netns))
     absent = {} if others else dict.fromkeys((Party.VPC_HOST, Party.FAR_POD), "the lab has one node")
     public = {row["private_address"]: row["public_address"] for row in rows.values() if row["public_address"]}
     return Peers(tuple(actors), absent, public, of_lab(state, others[0]) if others else None)
@@ -66,7 +66,7 @@ def named(targets: Mapping[Party, str]) -> Peers:
             continue
         host, _, port = text.rpartition(":")
         try:
-            actors.append(Actor(party, text, ip_address(host.strip("[]")), port=int(port)))
+            actors.append(Actor(party, ip_address(host.strip("[]")), port=int(port)))
         except ValueError:
             raise InputError(f"use {text!r}", f"--{option(party)} takes ADDRESS:PORT") from None
     return Peers(tuple(actors), absent)
@@ -93,13 +93,13 @@ def cast(
         kind = "a secondary ENI" if secondary else "the primary ENI"
         absent.update(dict.fromkeys(parties[len(alike) :], f"no test pod got an address of {kind}"))
     if far is not None and (address := far.address(version)) is not None:
-        actors[Party.FAR_POD] = Actor(Party.FAR_POD, far.name, address, far.netns)
-    actors[Party.NODE] = Actor(Party.NODE, f"node {node.name}", own, node.netns)
+        actors[Party.FAR_POD] = Actor(Party.FAR_POD, address, far.netns)
+    actors[Party.NODE] = Actor(Party.NODE, own, node.netns)
     second = [eni for eni in facts.enis.values() if eni.device and _first(eni.addresses, version)]
     for eni in second[:1]:
         address = _first(eni.addresses, version)
         assert address is not None  # it was chosen by that
-        actors[Party.NODE_ENI] = Actor(Party.NODE_ENI, f"node {node.name}'s {eni.link}", address, node.netns)
+        actors[Party.NODE_ENI] = Actor(Party.NODE_ENI, address, node.netns)
     for actor in peers.actors:
         if actor.address.version == version:
             actors.setdefault(actor.party, actor)
@@ -122,7 +122,7 @@ def _pod(party: Party, pod: TestPod, facts: Facts, version: int) -> Actor:
     assert address is not None  # it was chosen by that
     eni = facts.enis.get(pod.device)
     link = pod.link(facts.policy.veth_prefix)
-    return Actor(party, pod.name, address, pod.netns, link=link, eni=eni.link if eni else "")
+    return Actor(party, address, pod.netns, link=link, eni=eni.link if eni else "")
 
 
 def _first(addresses: Sequence[IPAddress], version: int) -> IPAddress | None:

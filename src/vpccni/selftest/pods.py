@@ -22,18 +22,16 @@ from typing import Self
 
 from vpccni.core.conventions import host_link_name
 from vpccni.errors import CNI_TRY_AGAIN_LATER, DaemonNotReady, VpcCniError
-from vpccni.lab import launch
+from vpccni.lab.pods import node_runtime, sandbox_of
 from vpccni.lab.router import make_namespace
-from vpccni.lab.runtime import Runtime, Sandbox, default_network
+from vpccni.lab.runtime import Sandbox, default_network
+from vpccni.lab.state import PodRecord
 from vpccni.netlink import namespace
 from vpccni.netlink.namespace import NETNS_DIR
 from vpccni.netlink.values import IPAddress
-from vpccni.paths import CNI_BIN_DIR
 from vpccni.selftest.node import Node
 
 KUBERNETES_NAMESPACE = "vpccni-selftest"
-IFNAME = "eth0"
-PLUGIN_WITHIN_S = 60.0
 ROOM_WITHIN_S = 45.0  # a pool that grows by an ENI, or whose addresses cool down (30 s) after an earlier run
 AGAIN_S = 0.25
 
@@ -78,16 +76,7 @@ class TestPods:
                 f"test node {self._node.name}", "network is not ready: no CNI configuration",
                 evidence={"directory": self._node.conf_dir}, hint="wait until the daemon is ready, or start it",
             )  # fmt: skip
-        bin_dir = self._node.bin_dir
-
-        def find(kind: str) -> str | None:
-            return str(CNI_BIN_DIR / kind) if os.access(bin_dir / kind, os.X_OK) else None
-
-        self._runtime = Runtime(
-            network, [str(CNI_BIN_DIR)], self._cache,
-            lambda argv, environ, stdin: launch.run(self._node.place, argv, environ, stdin, PLUGIN_WITHIN_S),
-            find=find, environ=launch.program_environ({}),
-        )  # fmt: skip
+        self._runtime = node_runtime(self._node.place, self._node.bin_dir, self._cache, network)
         return self
 
     def __exit__(
@@ -149,17 +138,11 @@ class TestPods:
         self._serial += 1
         name = f"flow-{self._run}-{self._serial}"
         netns = f"{self._node.pod_prefix}{self._run}-{self._serial}"
-        container_id = secrets.token_hex(32)
-        sandbox = Sandbox(
-            container_id, str(NETNS_DIR / netns), IFNAME,
-            args={
-                "IgnoreUnknown": "1", "K8S_POD_NAMESPACE": KUBERNETES_NAMESPACE, "K8S_POD_NAME": name,
-                "K8S_POD_INFRA_CONTAINER_ID": container_id, "K8S_POD_UID": container_id[:32],
-            },
-            capabilities={"io.kubernetes.cri.pod-annotations": {}},
-        )  # fmt: skip
+        path = NETNS_DIR / netns
+        record = PodRecord(KUBERNETES_NAMESPACE, name, self._node.name, secrets.token_hex(32), str(path))
+        sandbox = sandbox_of(record)
         os.close(make_namespace(netns))
-        pod = TestPod(name, NETNS_DIR / netns, sandbox, (), 0)
+        pod = TestPod(name, path, sandbox, (), 0)
         self._made.append(pod)  # from here on `__exit__` takes it away, also when the ADD is interrupted
         try:
             result = self._runtime.attach(sandbox)

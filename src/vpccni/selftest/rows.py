@@ -92,7 +92,7 @@ def _cluster_ips() -> Iterator[Row]:
     yield row(7, "secondary-to-own-service", Party.ENI_POD, Party.ENI_POD, own)
     yield row(7, "primary-to-own-service", Party.POD, Party.POD, own)
     yield row(8, "secondary-to-service-outside", Party.ENI_POD, Party.SITE, *_service_outside())
-    yield row(8, "primary-to-service-outside", Party.POD, Party.SITE, *_outside(Party.POD, service=True))
+    yield row(8, "primary-to-service-outside", Party.POD, Party.SITE, *_outside(Party.POD))
 
 
 def _service_outside() -> Iterator[Case]:
@@ -102,7 +102,7 @@ def _service_outside() -> Iterator[Case]:
     yield Case(
         by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(MARKED_TO_MAIN, MARK_REWRITTEN, TRANSLATE, LOOSE)
     )
-    yield from _outside_by_service_rule(Party.ENI_POD, service=True)
+    yield from _outside_by_service_rule(Party.ENI_POD)
     yield from _untranslated(Party.ENI_POD)
 
 
@@ -117,22 +117,21 @@ def _outwards() -> Iterator[Row]:
         yield Row(number, f"{PODS[party]}-to-internet-ipv6", party, Party.INTERNET, (case,), versions=(6,))
 
 
-def _outside(party: Party, *, service: bool = False) -> Iterator[Case]:
+def _outside(party: Party) -> Iterator[Case]:
     """From a pod to a place outside the VPC."""
     ours: tuple[RuleBreak | FirewallBreak | SysctlBreak, ...] = (TRANSLATE,)
     if party is Party.ENI_POD:
         ours = (MARKED_TO_MAIN, MARK_OUTBOUND, TRANSLATE, LOOSE)
     by_node = When(external_snat=False, excluded=False, external_service=False)
     yield Case(by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=ours)
-    yield from _outside_by_service_rule(party, service=service)
+    yield from _outside_by_service_rule(party)
     yield from _untranslated(party)
 
 
-def _outside_by_service_rule(party: Party, *, service: bool) -> Iterator[Case]:
-    """With rule 1535 everything for the destination follows main, whoever sends it."""
-    breaks = (SERVICE_TO_MAIN, TRANSLATE) if service and party is Party.ENI_POD else (TRANSLATE,)
+def _outside_by_service_rule(party: Party) -> Iterator[Case]:
+    """With rule 1535 everything for the destination follows main, whoever sends it and whether it is marked or not."""
     by_node = When(external_snat=False, excluded=False, external_service=True)
-    yield Case(by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=breaks)
+    yield Case(by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(TRANSLATE,))
     if party is Party.ENI_POD:
         why = "rule 1535 takes an address of the secondary ENI out by the primary one, where it does not belong"
         yield Case(When(external_service=True), Seen.NOBODY, why=why)
