@@ -14,6 +14,7 @@ from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.node import Pods
 from vpccni.host.programs import DIRECTORIES
+from vpccni.ipamd.nodefirewall import NodeFirewall
 from vpccni.ipamd.nodeside import NodeSide
 from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.worker import Worker
@@ -70,7 +71,8 @@ async def keep(space, kernel: NodeKernel, environ: dict[str, str], tenants: NoPo
         worker.start()
     repairs = Repairs(lambda: 1000.0, lambda kind: None)
     settings = parse({**environ, "AWS_VPC_ENI_MTU": "1500"})
-    side = NodeSide(settings, MACS[0], worker, kernel, Firewall(), Standing(), tenants, repairs)
+    firewall = NodeFirewall(settings, Firewall(), repairs)
+    side = NodeSide(settings, MACS[0], worker, kernel, firewall, Standing(), tenants, repairs)
     side.subnets = {"subnet-1": (ip_network("10.0.0.0/24"), ip_network("2001:db8::/64"))}
     try:
         await side.keep(interfaces(own_ipv6=own_ipv6))
@@ -130,26 +132,21 @@ def test_without_nft_the_iptables_rules_are_kept_up_and_it_is_said_once(spaces, 
     space = spaces("node")
     space.dummy("eth0", mac=MACS[0])
 
-    async def story(kernel: NodeKernel, directories: tuple[str, ...]) -> None:
-        worker = Worker(asyncio.get_running_loop(), Memory(), lambda error: None)
-        worker.start()
+    async def story(directories: tuple[str, ...]) -> None:
         repairs = Repairs(lambda: 1000.0, lambda kind: None)
-        settings, firewall = parse(ENVIRONS["IPv4"]), Firewall(directories)
-        side = NodeSide(settings, MACS[0], worker, kernel, firewall, Standing(), NoPods(), repairs)
-        try:
-            await side.translate([ip_network("10.0.0.0/16")], ip_address("10.0.0.10"))
-            await side.translate([ip_network("10.0.0.0/16"), ip_network("10.7.0.0/16")], ip_address("10.0.0.10"))
-            await side.restore_firewall()
-        finally:
-            worker.stop()
+        firewall = NodeFirewall(parse(ENVIRONS["IPv4"]), Firewall(directories), repairs)
+        own = ip_address("10.0.0.10")
+        await firewall.translate("eth0", [ip_network("10.0.0.0/16")], own)
+        await firewall.translate("eth0", [ip_network("10.0.0.0/16"), ip_network("10.7.0.0/16")], own)
+        await firewall.restore()
 
     def shown() -> tuple[bool, bool, int]:
         warned = [record for record in caplog.records if "no nftables table" in record.message]
         tables = space.run("nft", "list", "tables")
         return "10.7.0.0/16" in space.run("iptables", "-t", "nat", "-S"), "vpccni" in tables, len(warned)
 
-    with inside(space.fd), NodeKernel(space.fd) as kernel:
-        asyncio.run(story(kernel, (str(tmp_path),)))
+    with inside(space.fd):
+        asyncio.run(story((str(tmp_path),)))
         assert shown() == (True, False, 1)
-        asyncio.run(story(kernel, DIRECTORIES))
+        asyncio.run(story(DIRECTORIES))
         assert shown() == (True, True, 1)
