@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vpccni.core import conventions as c
 from vpccni.core.diff import identity, inverse
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
-from vpccni.core.podseen import is_pod_link, is_pod_route, is_pod_rule, pods
+from vpccni.core.podseen import is_pod_link, is_pod_route, is_pod_rule, link_of, pods
 from vpccni.netlink.values import Link, Route, Rule
 
 PLAN = PodLinkPlan(1005, "0a:58:00:00:00:03")
@@ -181,3 +181,11 @@ def test_rules_of_another_shape_are_nobodys_pods(line):
     fields = {key: c.host_network(ip_address(value)) if key in ("src", "dst") else value for key, value in line.items()}
     assert not is_pod_rule(Rule(**fields))
     assert is_pod_rule(Rule(1536, 2, src=c.host_network(ip_address("192.168.0.1")), protocol=0))
+
+
+def test_a_veth_of_the_go_implementation_joins_the_group_by_which_firewall_rules_know_pods():
+    pod = PodAttachment("aws-cni", "c1", "eth0", "default", "web", ())
+    found = Link("eni0123456789a", index=7, kind="veth", mtu=9001)
+    wanted = link_of(found, pod, 9001)
+    assert (wanted.group, wanted.index) == (c.VETH_GROUP, 7)
+    assert c.parse_alias(wanted.alias) == c.PodAlias("aws-cni", "c1", "eth0", "default", "web")

@@ -153,10 +153,8 @@ def wired(seen: Iterable[ObservedPod], pods: Iterable[PodAttachment]) -> dict[Li
 
 
 def link_of(veth: Link, pod: PodAttachment, mtu: int) -> Link:
-    """The host veth of a pod as it should be. One that the Go implementation made has no alias and
-    stays as it is, but for being up."""
-    if c.parse_alias(veth.alias) is None and veth.group != c.VETH_GROUP:
-        return Link(veth.name, index=veth.index, kind="veth", mtu=mtu, up=True)
+    """The host veth of a pod as it should be. One that the Go implementation made gets alias and group as well: by the
+    group our firewall rules know pods, and neither means anything to that implementation."""
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
     return Link(veth.name, index=veth.index, kind="veth", mtu=mtu, up=True, group=c.VETH_GROUP, alias=alias)
 
