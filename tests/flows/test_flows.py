@@ -94,7 +94,11 @@ def test_a_rule_of_somebody_else_in_the_way_fails_the_selftest(flow_lab: FlowLab
 def test_interrupted_it_leaves_nothing(flow_lab: FlowLab, number: signal.Signals) -> None:
     before, namespaces = node_state(flow_lab), flow_lab.namespaces()
     command = [sys.executable, "-m", "vpccni", "selftest", "--node", "1"]
-    process = subprocess.Popen(command, env=flow_lab.environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=flow_lab.environ, stderr=subprocess.PIPE, text=True,
+        # Whoever runs tests in a shell's background has SIGINT ignored, and hands that on.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:  # until the first row has been played
         if "passed" in line:
