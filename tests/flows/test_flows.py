@@ -97,7 +97,7 @@ def test_interrupted_it_leaves_nothing(flow_lab: FlowLab, number: signal.Signals
     process = subprocess.Popen(
         command, env=flow_lab.environ, stderr=subprocess.PIPE, text=True,
         # Whoever runs tests in a shell's background has SIGINT ignored, and hands that on.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:  # until the first row has been played
