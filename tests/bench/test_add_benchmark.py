@@ -96,7 +96,7 @@ def test_the_cost_of_packets_is_the_ratio_of_medians():
 
 def test_the_settings_of_every_variant_are_accepted_by_the_daemon():
     for variant in VARIANTS:
-        parse_settings(variant.settings)
+        assert parse_settings(variant.settings).warnings == (), "a setting is misspelt"
     with pytest.raises(ValueError, match="no variant 'ipv5'; there are ipv4"):
         named("ipv4,ipv5")
 
