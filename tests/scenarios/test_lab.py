@@ -167,7 +167,7 @@ def test_a_full_subnet_is_named_as_the_reason(lab: Lab, tmp_path: Path) -> None:
         '[[node]]\nname = "1"\nsubnet = "tiny"\n'
     )
     lab.up("--topology", str(path))
-    done = lab.run("pod", "add", *(f"p{n}" for n in range(12)), "--retry", "1", ok=False)
+    done = lab.run("pod", "add", *(f"p{n}" for n in range(12)), "--retry", "4", ok=False)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) in (
         9,

@@ -61,6 +61,7 @@ class Engine:
         self._reconcile_at = clock.now() + RECONCILE_S
         self._last_decrease: float | None = None
         self.waits: tuple[Wait, ...] = ()
+        self._refused: tuple[Wait, ...] = ()  # the last obstacles since EC2 gave anything
         self._reconciling = False
         self._wake_at = inf
         self._tasks = asyncio.TaskGroup()
@@ -91,6 +92,12 @@ class Engine:
     def growing(self) -> bool:
         """Whether addresses are on their way."""
         return any(isinstance(step, AssignBlocks | AttachEni) for step in self._pending)
+
+    def obstacles(self) -> tuple[Wait, ...]:
+        """What keeps the pool from growing. Trying again does not remove an obstacle; success does."""
+        if self._holds.last_error is None:
+            return () if self.growing() else self.waits
+        return self.waits or self._refused
 
     def plan(self) -> list[Step]:
         """What would be done now; also for explanations."""
@@ -184,6 +191,8 @@ class Engine:
             for wait in waits:
                 log.info("%s", wait)
         self.waits = tuple(waits)
+        if self._holds.last_error is None or waits:
+            self._refused = self.waits
         self._decisions.waiting(waits)
 
     async def _sleep_until(self, at: float) -> None:
