@@ -9,6 +9,8 @@ from ipaddress import IPv6Network
 import virtual
 from rig import Rig
 
+from vpccni.errors import NoAddress
+from vpccni.ipamd.explain import explained
 from vpccni.lab.cloud.errors import ApiError
 
 
@@ -159,3 +161,22 @@ def test_ipv6_pods_are_no_longer_refused() -> None:
 
     assert parse(rig_environ).not_built == ()
     assert parse({"ENABLE_PREFIX_DELEGATION": "true"}).not_built == ()
+
+
+def test_trying_again_in_a_full_subnet_does_not_hide_that_it_is_full() -> None:
+    async def story() -> None:
+        rig = Rig(subnet="10.0.0.0/28")  # 16, less 5 reserved, less the node's own and those of ENIs that come
+        node = await rig.started()
+        codes: list[str] = []
+        while len(codes) < 600:
+            try:
+                await node.add()
+            except NoAddress as refusal:
+                codes.append(explained(refusal, node.engine.obstacles, node.holds.last_error).error_code)
+                node.engine.wake()
+            await asyncio.sleep(0.1)
+        full = codes.index("subnet-empty")
+        assert full < 40
+        assert set(codes[full:]) == {"subnet-empty"}, "for a minute, through every new attempt"
+
+    virtual.run(story())

@@ -133,7 +133,7 @@ class BringUp:
         """The refusal of an ADD, with what keeps the pool from growing as code, reason and next step."""
         if self.engine is None:
             return refusal
-        return explained(refusal, self.engine.obstacles(), self._holds.last_error)
+        return explained(refusal, self.engine.obstacles, self._holds.last_error)
 
     def changed(self) -> None:
         """The pool changed."""

@@ -61,7 +61,7 @@ class Engine:
         self._reconcile_at = clock.now() + RECONCILE_S
         self._last_decrease: float | None = None
         self.waits: tuple[Wait, ...] = ()
-        self._refused: tuple[Wait, ...] = ()  # the last obstacles since EC2 gave anything
+        self.obstacles: tuple[Wait, ...] = ()  # what keeps the pool from growing, as far as is known
         self._reconciling = False
         self._wake_at = inf
         self._tasks = asyncio.TaskGroup()
@@ -89,16 +89,6 @@ class Engine:
                 self._settled()
                 await self._sleep_until(self._wake_at)
 
-    def growing(self) -> bool:
-        """Whether addresses are on their way."""
-        return any(isinstance(step, AssignBlocks | AttachEni) for step in self._pending)
-
-    def obstacles(self) -> tuple[Wait, ...]:
-        """What keeps the pool from growing. Trying again does not remove an obstacle; success does."""
-        if self._holds.last_error is None:
-            return () if self.growing() else self.waits
-        return self.waits or self._refused
-
     def plan(self) -> list[Step]:
         """What would be done now; also for explanations."""
         now = self._clock.now()
@@ -122,6 +112,11 @@ class Engine:
         self._drop_stand_ins(now)
         steps = self.plan()
         self._explain([step for step in steps if isinstance(step, Wait)])
+        # A plan that grows takes success for granted in its waits. Trying again does not remove an obstacle.
+        if not any(isinstance(step, AssignBlocks | AttachEni) for step in [*self._pending, *steps]):
+            self.obstacles = self.waits
+        elif self._holds.last_error is None:
+            self.obstacles = ()
         ready, later = self._gathering.due(
             steps, self._pool.tally(now, 0), self._demand().spare, now, self._runner.free_at
         )
@@ -191,8 +186,6 @@ class Engine:
             for wait in waits:
                 log.info("%s", wait)
         self.waits = tuple(waits)
-        if self._holds.last_error is None or waits:
-            self._refused = self.waits
         self._decisions.waiting(waits)
 
     async def _sleep_until(self, at: float) -> None:
