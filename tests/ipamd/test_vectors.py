@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import virtual
 from rig import Rig
-from vectors import PREFIX, SECONDARY, SHORT, env, pd, states
+from vectors import PREFIX, SECONDARY, SHORT, STEADY, env, pd, states
 
 from vpccni.aws import tags
 from vpccni.core.grant import Grant, GrantedAddress, PodIdentity, PodKey
@@ -96,25 +96,6 @@ def test_prefix_vectors_end_to_end(
         assert await one_tick(rig) == (held, calls)
 
     virtual.run(story())
-
-
-# type, settings, pods -> blocks by ENI; pods arrive one every 5 s
-STEADY = [
-    ("t3.small WE1", "t3.small", env(), {0: [3], 1: [3, 3], 3: [3, 3], 4: [3] * 3, 5: [3] * 3, 9: [3] * 3}),
-    ("t3.small WI1 MI1", "t3.small", env(1, 1, 1), {0: [1], 1: [2], 5: [3, 3], 9: [3, 3, 3]}),
-    ("t3.small WI2 MI5", "t3.small", env(1, 2, 5), {0: [3, 2], 5: [3, 3, 1], 9: [3, 3, 3]}),
-    ("p3dn WE1", "p3dn.24xlarge", env(), {0: [49], 3: [49, 49], 95: [49] * 3}),
-    # upstream stays at 10, and the 11th pod fails for ever
-    ("p3dn MI10 only", "p3dn.24xlarge", env(1, 0, 10), {0: [10], 9: [10], 10: [11]}),
-    ("m5.large WE2", "m5.large", env(2), {0: [9, 9], 1: [9] * 3, 9: [9] * 3, 10: [9] * 3}),
-    ("m5.large WI3", "m5.large", env(1, 3), {0: [3], 5: [8], 8: [9, 2]}),
-    # upstream fills the third ENI: 42 addresses for 29 pods
-    ("m5.xlarge WE1 max pods 29", "m5.xlarge", env(pods=29), {0: [14], 1: [14, 14], 15: [14, 14, 1], 29: [14, 14, 1]}),
-    ("PD t3.small WP1", "t3.small", pd(wp=1), {0: [1], 5: [2], 17: [3], 58: [3, 2]}),
-    ("PD t3.small WI1 MI1", "t3.small", pd(wi=1, mi=1), {0: [1], 5: [1], 17: [2], 58: [3, 1]}),
-    ("PD p3dn WP1", "p3dn.24xlarge", pd(wp=1), {0: [1], 3: [2], 95: [7]}),
-    ("PD p3dn WI5 MI10", "p3dn.24xlarge", pd(wi=5, mi=10), {0: [1], 7: [1], 15: [2], 45: [4]}),
-]
 
 
 @pytest.mark.parametrize(("kind", "environ", "expected"), [row[1:] for row in STEADY], ids=[row[0] for row in STEADY])

@@ -11,13 +11,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from labs import Lab, wait_until
-from vectors import PREFIX, SECONDARY, SHORT, states
+from vectors import PREFIX, SECONDARY, SHORT, STEADY, env, pd, states
 
 from vpccni.aws import tags
 from vpccni.lab import nodes
@@ -30,6 +32,7 @@ QUIET = {"DISABLE_NETWORK_RESOURCE_PROVISIONING": "true"}
 ACTIVE = {"DISABLE_NETWORK_RESOURCE_PROVISIONING": "false"}
 # Without a cooldown, because pods that only served to fill a block go again, and their addresses must count as free.
 DEFAULTS = {"ENABLE_PREFIX_DELEGATION": "false", "WARM_PREFIX_TARGET": "1", "IP_COOLDOWN_PERIOD": "0"}
+DEFAULTS["AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"] = "false"
 LONG_AGO_S = 3600.0
 REST_S = 1.5
 
@@ -118,6 +121,11 @@ class Bench:
             surplus += there[most:]
         assert self._pods.remove_many(surplus) == []
 
+    def arrive(self, node: str, name: str) -> None:
+        """One pod, which asks again until the pool has grown."""
+        (outcome,) = self._pods.add_many([name], node=node, retry_s=15)
+        assert isinstance(outcome, PodRecord), outcome
+
     def interfaces(self, node: str) -> list[dict[str, Any]]:
         """The node's interfaces as EC2 lists them, by device index."""
         instance = self._lab.node(node)["instance_id"]
@@ -148,12 +156,14 @@ class Bench:
 
 
 def lab_topology(lab: Lab) -> Any:
-    """m5.large and t3.small in one subnet, with settings that start with an empty pool."""
+    """A node of each type that a vector names, in one subnet."""
     path = lab.root.with_name(f"{lab.name}.toml")
     path.write_text(
         '[vpc]\ncidrs = ["10.20.0.0/16"]\n[[subnet]]\nname = "a"\ncidr = "10.20.0.0/20"\n'
         '[[node]]\nname = "large"\nsubnet = "a"\ntype = "m5.large"\n'
         '[[node]]\nname = "small"\nsubnet = "a"\ntype = "t3.small"\n'
+        '[[node]]\nname = "xlarge"\nsubnet = "a"\ntype = "m5.xlarge"\n'
+        '[[node]]\nname = "p3dn"\nsubnet = "a"\ntype = "p3dn.24xlarge"\n'
     )
     return path
 
@@ -217,3 +227,38 @@ def test_prefix_vectors_through_the_daemon_and_ec2(
 ) -> None:
     node = "small" if name == "P17" else "large"
     judge(bench, node, environ, state, [len(blocks) for blocks in state], held, calls, prefixes=True)
+
+
+@pytest.mark.parametrize(("environ", "held"), [(env(), [0, 9]), (env(1, 2, 3), [0, 3]), (pd(wp=1), [0, 1])],
+                         ids=["A25", "A26", "P22"])  # fmt: skip
+def test_custom_networking_vectors_through_the_daemon_and_ec2(
+    bench: Bench, environ: dict[str, str], held: list[int], tmp_path: Path
+) -> None:
+    subnet = bench.interfaces("large")[0]["SubnetId"]
+    manifest = "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {name: default}\n"
+    (tmp_path / "c.yaml").write_text(f"{manifest}spec: {{subnet: {subnet}}}\n")
+    on = {"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCCNI_ENI_CONFIG_DIR": str(tmp_path)}
+    prefixes = environ.get("ENABLE_PREFIX_DELEGATION") == "true"
+    judge(bench, "large", {**environ, **on}, [], [0], held, ["attach"], prefixes=prefixes)
+
+
+NODES = {"m5.large": "large", "t3.small": "small", "m5.xlarge": "xlarge", "p3dn.24xlarge": "p3dn"}
+
+
+@pytest.mark.parametrize(("kind", "environ", "expected"), [row[1:] for row in STEADY], ids=[row[0] for row in STEADY])
+def test_steady_states_through_the_daemon_and_ec2(
+    bench: Bench, kind: str, environ: dict[str, str], expected: dict[int, list[int]]
+) -> None:
+    node = NODES[kind]
+    bench.clean(node)
+    bench.start(node, {**environ, **ACTIVE})
+    nodes.wait_ready(bench.state, node, 20)
+    seen = {}
+    for pods in range(max(expected) + 1):
+        if pods:
+            bench.arrive(node, f"{node}-{pods}")
+        if pods in expected:
+            with suppress(AssertionError):  # the comparison at the end says what is wrong
+                wait_until(lambda: bench.held(node) == expected[pods], 15, "")  # noqa: B023
+            seen[pods] = bench.held(node)
+    assert seen == expected
