@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
+from connections import source_seen
 from failing import Failing
 
 from vpccni.core import conventions as c
@@ -73,33 +72,7 @@ class World:
 
     def seen(self, source, target, address: str, timeout_s: float = 2.0) -> str:
         """The address that a server at `address` in `target` sees when `source` connects; "" when that fails."""
-        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with inside(target.fd):
-            server = socket.create_server(("", PORT), family=kind)
-        with inside(source.fd):
-            client = socket.socket(kind)
-        peers: list[str] = []
-
-        def answer() -> None:
-            try:
-                connection, peer = server.accept()
-            except OSError:
-                return
-            peers.append(peer[0])
-            connection.close()
-
-        with server, client:
-            server.settimeout(timeout_s)
-            client.settimeout(timeout_s)
-            thread = threading.Thread(target=answer)
-            thread.start()
-            try:
-                client.connect((address, PORT))
-                reached = True
-            except OSError:
-                reached = False
-            thread.join()
-        return peers[0] if reached and peers else ""
+        return source_seen(source.fd, (address, PORT), target.fd, ("", PORT), timeout_s)
 
     def out(self, pod: int, **options) -> str:
         return self.seen(self.pods[pod], self.outside, self.family.outside, **options)

@@ -6,14 +6,12 @@ The router delivers by owned address and drops what does not come from an addres
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
+from connections import source_seen
 
 from vpccni.core.conventions import host_link_name
 from vpccni.core.nftmarks import table
@@ -59,35 +57,9 @@ class World:
             Firewall().complete(table(policy))
 
     def seen(self, source: str, target: str, port: int = PORT, listener: str = "", timeout_s: float = 2.0) -> str:
-        """The address that the listener sees when `source` connects to `target`; "" when the connection fails.
-
-        A namespace owns a socket from its creation on, wherever its thread goes.
-        """
-        with inside(self.places[listener or target].fd):
-            server = socket.create_server(("0.0.0.0", PORT))
-        with inside(self.places[source].fd):
-            client = socket.socket()
-        seen: list[str] = []
-
-        def answer() -> None:
-            with contextlib.suppress(OSError):
-                connection, (address, _) = server.accept()
-                connection.sendall(b"hello")
-                connection.close()
-                seen.append(address)
-
-        with server, client:
-            server.settimeout(timeout_s)
-            client.settimeout(timeout_s)
-            thread = threading.Thread(target=answer)
-            thread.start()
-            try:
-                client.connect((target, port))
-                heard = client.recv(16)
-            except OSError:
-                heard = b""
-            thread.join()
-        return seen[0] if heard == b"hello" and seen else ""
+        """The address that the listener sees when `source` connects to `target`; "" when the connection fails."""
+        there = self.places[listener or target].fd
+        return source_seen(self.places[source].fd, (target, port), there, ("0.0.0.0", PORT), timeout_s)
 
     def fails(self, source: str, target: str, **options) -> bool:
         return self.seen(source, target, timeout_s=0.4, **options) == ""

@@ -7,16 +7,14 @@ does. Nothing is translated: everybody sees the pod's own address.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from connections import source_seen
 
 from vpccni.core.conventions import host_link_name
 from vpccni.core.nodenet import EniNet, NodeNet
@@ -67,32 +65,8 @@ class World:
 
     def seen(self, source: str, target: str, timeout_s: float = 2.0) -> str:
         """The address that the listener sees when `source` connects to `target`; "" when the connection fails."""
-        family = socket.AF_INET if ip_address(target).version == 4 else socket.AF_INET6
-        with inside(self.places[target].fd):
-            server = socket.create_server((target, PORT), family=family)
-        with inside(self.places[source].fd):
-            client = socket.socket(family)
-        seen: list[str] = []
-
-        def answer() -> None:
-            with contextlib.suppress(OSError):
-                connection, (address, *_) = server.accept()
-                connection.sendall(b"hello")
-                connection.close()
-                seen.append(address)
-
-        with server, client:
-            server.settimeout(timeout_s)
-            client.settimeout(timeout_s)
-            thread = threading.Thread(target=answer)
-            thread.start()
-            try:
-                client.connect((target, PORT))
-                heard = client.recv(16)
-            except OSError:
-                heard = b""
-            thread.join()
-        return seen[0] if heard == b"hello" and seen else ""
+        at = (target, PORT)
+        return source_seen(self.places[source].fd, at, self.places[target].fd, at, timeout_s)
 
     def fails(self, source: str, target: str) -> bool:
         return self.seen(source, target, timeout_s=0.4) == ""
