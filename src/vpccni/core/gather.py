@@ -13,7 +13,7 @@ from math import inf
 
 from vpccni.core.pacing import act_at
 from vpccni.core.stats import Tally
-from vpccni.core.steps import AssignBlocks, AttachEni, Step, Wait, first_call
+from vpccni.core.steps import Growth, Step, Wait, first_call
 
 
 class Gathering:
@@ -35,7 +35,7 @@ class Gathering:
         `tally` and `spare` are the first card's counters and target; `free_at(action, now)` is when EC2 may be asked,
         `now` at the earliest.
         """
-        growth = [step for step in steps if isinstance(step, AssignBlocks | AttachEni)]
+        growth = [step for step in steps if isinstance(step, Growth)]
         if not growth:
             self._short_since = None
         elif self._short_since is None:
@@ -47,7 +47,7 @@ class Gathering:
             if isinstance(step, Wait):
                 continue
             at = free_at(first_call(step), now)
-            if isinstance(step, AssignBlocks | AttachEni):
+            if isinstance(step, Growth):
                 at = max(at, gathered_at)
             if at > now:
                 again = min(again, at)

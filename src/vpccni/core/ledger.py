@@ -13,7 +13,7 @@ from vpccni.core.block import BlockKind
 from vpccni.core.eni import HeldEni
 from vpccni.core.pool import Pool
 from vpccni.core.stats import Tally
-from vpccni.core.steps import AssignBlocks, AttachEni, Step
+from vpccni.core.steps import AssignBlocks, AttachEni, Growth, Step
 from vpccni.core.targets import NodeLimits, block_size
 
 
@@ -44,7 +44,7 @@ class Ledger:
         self.capped = self.eni_limit < limits.enis_on(card) - trunk_slot  # by MAX_ENI, not by the instance type
         self.eni_slots = self.eni_limit - len(self.enis)
         for step in pending:
-            size = 1 if isinstance(step, AssignBlocks | AttachEni) and step.kind is BlockKind.ADDRESS else self.size
+            size = 1 if isinstance(step, Growth) and step.kind is BlockKind.ADDRESS else self.size
             if isinstance(step, AssignBlocks) and step.eni_id in self.rooms and step.version == pool.version:
                 self.assigned(step.eni_id, step.count, size)
             elif isinstance(step, AttachEni) and step.card == card:

@@ -89,10 +89,12 @@ class Wait:
         return f"wait ({self.code}): {self.reason}"
 
 
-Step = AssignBlocks | AttachEni | UnassignBlocks | FreeEni | Wait
+Growth = AssignBlocks | AttachEni
+Decrease = UnassignBlocks | FreeEni
+Step = Growth | Decrease | Wait
 
 
-def first_call(step: AssignBlocks | AttachEni | UnassignBlocks | FreeEni) -> str:
+def first_call(step: Growth | Decrease) -> str:
     """The action of the EC2 call that decides whether a step can begin."""
     match step:
         case AttachEni():

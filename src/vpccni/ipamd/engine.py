@@ -20,7 +20,7 @@ from vpccni.core.gather import Gathering
 from vpccni.core.lately import Lately, Wave, again
 from vpccni.core.pool import Pool
 from vpccni.core.reconcile import SETTLE_S
-from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks, Wait
+from vpccni.core.steps import Decrease, Growth, Step, Wait
 from vpccni.core.targets import NodeLimits, Targets
 from vpccni.errors import Refused, VpcCniError
 from vpccni.ipamd.decisions import Decisions
@@ -113,7 +113,7 @@ class Engine:
         steps = self.plan()
         self._explain([step for step in steps if isinstance(step, Wait)])
         # A plan that grows takes success for granted in its waits. Trying again does not remove an obstacle.
-        if not any(isinstance(step, AssignBlocks | AttachEni) for step in [*self._pending, *steps]):
+        if not any(isinstance(step, Growth) for step in [*self._pending, *steps]):
             self.obstacles = self.waits
         elif self._holds.last_error is None:
             self.obstacles = ()
@@ -132,14 +132,14 @@ class Engine:
         except Refused as error:  # an ADD took the address between plan and now: the next plan sees it
             log.info("step dropped: %s", error)
             return
-        if isinstance(step, UnassignBlocks | FreeEni):
+        if isinstance(step, Decrease):
             self._last_decrease = now
         log.info("step: %s", step)
         self._pending.append(step)
         self._tasks.create_task(self._run(step), name=str(step))
 
     async def _run(self, step: Step) -> None:
-        action = "decreaseDatastorePool" if isinstance(step, UnassignBlocks | FreeEni) else "increaseDatastorePool"
+        action = "decreaseDatastorePool" if isinstance(step, Decrease) else "increaseDatastorePool"
         try:
             with self._decisions.step(step), self._metrics.in_progress.labels(action).track_inprogress():
                 await self._runner.run(step)

@@ -20,7 +20,7 @@ from vpccni.core.lately import CALM, Lately, Wave
 from vpccni.core.plan import next_wake, plan
 from vpccni.core.pool import PodIdentity, PodKey, Pool
 from vpccni.core.stats import Tally
-from vpccni.core.steps import AssignBlocks, AttachEni, FreeEni, Step, UnassignBlocks
+from vpccni.core.steps import AssignBlocks, AttachEni, Decrease, FreeEni, Growth, Step, UnassignBlocks
 from vpccni.core.view import NodePolicy, View
 from vpccni.errors import CloudError, NoAddress, Refused
 from vpccni.ipamd.holds import HoldBook
@@ -144,7 +144,7 @@ class OurNode(PacedNode):
                 self.pool.withdraw(step.eni_id)
         except Refused:
             return
-        if isinstance(step, UnassignBlocks | FreeEni):
+        if isinstance(step, Decrease):
             self._last_decrease = self.timeline.now
         self._pending.append(step)
         self.timeline.spawn(self._run(step))
@@ -300,6 +300,6 @@ class OurNode(PacedNode):
         yield from self.delete(eni_id, 1 + sum(block.size for block in eni.blocks))
 
 
-def _counts(step: AssignBlocks | AttachEni) -> tuple[int, int]:
+def _counts(step: Growth) -> tuple[int, int]:
     """Single addresses and prefixes."""
     return (step.count, 0) if step.kind is BlockKind.ADDRESS else (0, step.count)
