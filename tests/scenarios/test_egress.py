@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(150)]
 
 IPV6_CLUSTER = {"ENABLE_IPv4": "false", "ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true"}
 SERVERS = {4: "203.0.113.169", 6: "2001:db8:cafe::169"}  # the site: no internet gateway translates on the way
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    assert [row for row in made.down() if row["left"]] == []
 
 
 def up(lab: Lab, *options: str, **environ: str) -> dict[str, Any]:
