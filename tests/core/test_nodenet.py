@@ -67,6 +67,7 @@ def test_both_families_of_an_eni_get_their_table():
         ("net/ipv6/conf/all/forwarding", "1"),
         ("net/ipv4/ip_forward", "1"),
     ), "what advertisements taught survives the start of forwarding"
+    assert sysctls(node)[0] == ("net/ipv6/conf/eth1/accept_dad", "0")
 
 
 def test_an_eni_without_an_ipv6_address_of_its_own_still_gets_the_table_of_its_pods():

@@ -68,6 +68,16 @@ def test_a_node_looks_like_that_of_the_worked_example(spaces):
     assert node.run("cat", *(f"/proc/sys/{path}" for path in sysctls)).split()[:2] == ["2", "1"]
 
 
+@pytest.mark.parametrize("versions", [(4, 6), (4,)])
+def test_an_eni_for_ipv6_pods_can_ask_for_its_gateway_at_once(spaces, versions):
+    """Only where IPv6 pods live: elsewhere the kernel looks for duplicates, as it would without us."""
+    node, enis = bare_node(spaces)
+    with NodeKernel(node.fd) as kernel:
+        converge(kernel, NodeNet(enis[:2], versions=versions))
+    (own,) = [line for line in node.ip("-6", "addr", "show", "dev", "eth1") if line.startswith("inet6 fe80:")]
+    assert ("tentative" in own) == (versions == (4,))
+
+
 def test_the_second_pass_is_empty(spaces):
     node, enis = bare_node(spaces)
     with NodeKernel(node.fd) as kernel:

@@ -86,8 +86,13 @@ def sysctls(node: NodeNet) -> tuple[Sysctl, ...]:
 
     Loose reverse path filtering on the primary ENI: replies to translated flows of pods on other ENIs arrive there, and
     after translation back the reverse route is that of the pod's own ENI.
+
+    No search for duplicates on a further ENI: for up to two seconds after it came up the kernel could not ask who the
+    gateway is, and its first IPv6 pods would reach nobody outside the node. EC2 gives each address and MAC once.
     """
     values: list[Sysctl] = []
+    if 6 in node.versions:  # before the links are set up
+        values += [(f"net/ipv6/conf/{eni.link.name}/accept_dad", "0") for eni in node.secondary]
     for eni in node.enis:
         if eni.primary:
             values.append((f"net/ipv4/conf/{eni.link.name}/rp_filter", "2"))

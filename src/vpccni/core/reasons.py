@@ -14,6 +14,7 @@ from vpccni.core.sourcerules import is_source_rule
 from vpccni.netlink.values import Address, Link, Route, Rule, Value
 
 _SYSCTLS = {
+    "accept_dad": "pods of this ENI can reach its gateway as soon as it is up; EC2 gives no address twice",
     "rp_filter": "replies to translated flows of pods on other ENIs arrive here; strict filtering would drop them",
     "ip_forward": "the node routes between pods and ENIs",
     "forwarding": "the node routes IPv6 between pods and ENIs, or must not learn routes from a pod",
