@@ -7,6 +7,7 @@ import pytest
 
 from vpccni.errors import HostError
 from vpccni.host import sysctl
+from vpccni.host.kernel import NodeKernel
 from vpccni.netlink.namespace import inside
 
 pytestmark = pytest.mark.netns
@@ -23,6 +24,20 @@ def test_only_settings_that_differ_are_written(spaces):
         assert sysctl.apply(settings) == []
     with inside(other.fd):
         assert sysctl.read("net/ipv4/conf/lo/rp_filter") == before != "2"
+
+
+def test_what_differs_is_found_in_one_look_and_what_is_not_there_does_not_differ(spaces):
+    node = spaces()
+    node.dummy("eth.7")
+    conf = "net/ipv6/conf"
+    right = [(f"{conf}/eth.7/accept_ra", "0"), (f"{conf}/all/forwarding", "1"), ("net/ipv4/ip_forward", "1")]
+    absent = [(f"{conf}/eth8/accept_ra", "0"), (f"{conf}/eth.7/no_such", "1"), ("net/ipv4/no_such", "1")]
+    with NodeKernel(node.fd) as kernel:
+        kernel.apply_sysctls([right[1], right[2]])  # forwarding first: it changes every link's
+        kernel.apply_sysctls([right[0]])
+        assert kernel.differing_sysctls(right + absent) == []
+        wrong = [(path, "2" if value == "0" else "0") for path, value in right]
+        assert kernel.differing_sysctls(wrong + absent) == wrong
 
 
 def test_a_device_with_a_dot_in_its_name_has_settings(spaces):

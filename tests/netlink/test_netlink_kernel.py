@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
 from vpccni.netlink import namespace
+from vpccni.netlink.ipv6conf import PLACES
+from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import (
     Address,
     Link,
@@ -281,3 +284,17 @@ def test_names_are_filled_on_request(node):
 def test_a_socket_keeps_to_its_namespace_after_its_thread_has_left(node):
     assert namespace.identity() != namespace.identity(node.fd)
     assert node.route.link("v0") is not None
+
+
+def test_ipv6_settings_of_all_links_are_what_the_files_say(sandbox):
+    box = sandbox()
+    box.ip("link", "add", "s0", "type", "veth", "peer", "name", "s1")
+    box.ip("link", "set", "s1", "mtu", "1000")  # too small for IPv6: no settings
+    written = {"forwarding": 1, "accept_ra": 2, "accept_redirects": 0, "disable_ipv6": 1, "accept_dad": 0}
+    conf = Path("/proc/sys/net/ipv6/conf")
+    with inside(box.fd):
+        for key, value in written.items():
+            (conf / "s0" / key).write_text(str(value))
+        of_loopback = {key: int((conf / "lo" / key).read_text()) for key in PLACES}
+    assert box.route.ipv6_settings() == {"lo": of_loopback, "s0": written}
+    assert of_loopback != written

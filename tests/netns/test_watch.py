@@ -53,11 +53,8 @@ class CountingSide:
         self.compared += 1
         self.sysctl = "right"
 
-    def watched_sysctls(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-        return (("a", "right"),), ()
-
-    async def differing(self, settings: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        return [each for each in settings if each[1] != self.sysctl]
+    async def sysctls_differ(self) -> bool:
+        return self.sysctl != "right"
 
     def known(self) -> Known:
         return Known(held=lambda address: address in self.pods, wired=lambda alias: True)

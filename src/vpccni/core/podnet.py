@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal
 
@@ -197,6 +198,13 @@ def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, 
     # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
     quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
     return (conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick
+
+
+@lru_cache(maxsize=1024)  # asked every second about every pod
+def host_sysctls(pod: PodAttachment, veth_prefix: str) -> tuple[Sysctl, ...]:
+    """Kernel settings of all host veths of a pod."""
+    links = pod.links(veth_prefix).items()
+    return tuple(setting for name, addresses in links for setting in link_sysctls(name, addresses))
 
 
 def _named(link: Link, alias: str) -> Request:

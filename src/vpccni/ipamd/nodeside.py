@@ -21,7 +21,7 @@ from vpccni.core import conventions
 from vpccni.core.difference import Difference, ObjectState, object_states
 from vpccni.core.drift import Known
 from vpccni.core.nodenet import EniNet, NodeNet, sysctls
-from vpccni.core.podnet import Sysctl
+from vpccni.core.podnet import host_sysctls
 from vpccni.errors import HostError
 from vpccni.host import node as host_node
 from vpccni.host.kernel import NodeKernel
@@ -84,7 +84,6 @@ class NodeSide:
         self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
         self._wanted: NodeNet | None = None
         self._mtus: dict[int, int] = {}
-        self._sysctls: tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]] = ((), ())  # of the node, of host veths
         self.subnets: dict[str, tuple[IPNetwork, ...]] = {}
 
     async def attached(self, interface: Interface) -> None:
@@ -133,9 +132,6 @@ class NodeSide:
         outcome = await self._worker.submit(Job(lambda: self._converge(pods, sources, held)))
         assert isinstance(outcome, Outcome)
         self._mtus = pods.mtus
-        node = frozenset(sysctls(self._wanted)) if self._wanted is not None else frozenset()
-        every = outcome.done.desired_sysctls
-        self._sysctls = tuple(node), tuple(each for each in every if each not in node)
         if not outcome.news:
             self.repairs.made(outcome.done.changes)
             return
@@ -169,15 +165,13 @@ class NodeSide:
             )
         return link.name
 
-    def watched_sysctls(self) -> tuple[tuple[Sysctl, ...], tuple[Sysctl, ...]]:
-        """Kernel settings of the node, and those of host veths."""
-        return self._sysctls
-
-    async def differing(self, settings: Sequence[Sysctl]) -> list[Sysctl]:
-        """Those that have another value in the kernel."""
-        found = await self._worker.submit(Job(lambda: self._kernel.differing_sysctls(settings)))
-        assert isinstance(found, list)
-        return found
+    async def sysctls_differ(self) -> bool:
+        """Whether a kernel setting of the node or of a host veth has another value than it should."""
+        pods = self._tenants.pods()
+        settings = list(sysctls(self._wanted)) if self._wanted is not None else []
+        for pod in pods.attachments:
+            settings += host_sysctls(pod, pods.veth_prefix)
+        return bool(await self._worker.submit(Job(lambda: self._kernel.differing_sysctls(settings))))
 
     def known(self) -> Known:
         """What events are judged by."""

@@ -19,7 +19,6 @@ from contextlib import ExitStack, suppress
 
 from vpccni.clock import Clock
 from vpccni.core.drift import concerns, firewall_concerns
-from vpccni.core.podnet import Sysctl
 from vpccni.errors import VpcCniError
 from vpccni.ipamd.nodeside import NodeSide
 from vpccni.netlink.firewall_events import FirewallMonitor
@@ -31,7 +30,6 @@ GROUPS = ("link", "address", "route", "rule")
 GATHER_S = 0.05
 REST_S = 0.25  # between two comparisons, whatever happens
 SYSCTLS_S = 1.0
-SHARES = 10  # settings of host veths are looked at in that many turns
 LEGACY_S = 1.0
 LEGACY_SHARE = 0.02  # of the time may go into listing legacy rules
 
@@ -99,14 +97,10 @@ class Watch:
             await self._clock.sleep(max(LEGACY_S, (self._clock.now() - started) / LEGACY_SHARE))
 
     async def _poll_sysctls(self) -> None:
-        turn = 0
         while True:
             await self._clock.sleep(SYSCTLS_S)
-            turn = (turn + 1) % SHARES
-            node, veths = self._side.watched_sysctls()
-            due: list[Sysctl] = [*node, *veths[turn::SHARES]]
             with suppress(VpcCniError):  # the comparison names it
-                if await self._side.differing(due):
+                if await self._side.sysctls_differ():
                     self._objects.set()
 
 

@@ -29,6 +29,11 @@ def links(seq: int) -> bytes:
     return wire.LINK_HEADER.pack(32 + len(body), wire.RTM_GETLINK, _DUMP, seq, 0, 0, 0, 0, 0, 0) + body
 
 
+def ipv6_links(seq: int) -> bytes:
+    """All links with their IPv6 settings, and nothing else about them."""
+    return wire.LINK_HEADER.pack(32, wire.RTM_GETLINK, _DUMP, seq, 0, wire.AF_INET6, 0, 0, 0, 0)
+
+
 def link(seq: int, index: int, name: str) -> bytes:
     """One link, by index when it is not 0, else by name."""
     body = _NO_STATISTICS + (b"" if index else text_attribute(IFLA_IFNAME, name))

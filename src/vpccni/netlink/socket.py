@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from vpccni.netlink import queries
+from vpccni.netlink import ipv6conf, queries
 from vpccni.netlink.codec import NO_NAMES, decode_message, encode
 from vpccni.netlink.errors import NetlinkError
 from vpccni.netlink.namespace import inside
@@ -136,27 +136,33 @@ class RouteSocket:
         found = self._dump(Neighbour, query, "list neighbours", names)
         return [value for value in found if value.proxy or value.state != "noarp"]
 
+    def ipv6_settings(self) -> ipv6conf.Settings:
+        """Settings of `ipv6conf.PLACES` by link and name; none where the kernel has no IPv6."""
+        return ipv6conf.decode(self._whole(queries.ipv6_links, "list IPv6 settings"))
+
     def _dump(self, kind: type[_Kind], query: Callable[[int], bytes], action: str, names: Names | None) -> list[_Kind]:
-        """All values of a dump, repeated while the kernel says that it changed under the reader."""
-        self._seq = seq = self._seq + 1
-        previous = b""
-        for _attempt in range(_DUMP_ATTEMPTS):
-            buffers, complete = self._read_dump(query(seq), seq, action)
-            if complete and (kind is not Rule or len(buffers) < 2):
-                break
-            # The kernel does not notice changes under a dump of rules: it goes on at the same place in the list, and
-            # shows rules twice or never. What two dumps in a row agree on, byte for byte, is whole.
-            joined = b"".join(buffers)
-            if complete and joined == previous:
-                break
-            previous = joined
-        else:
-            why = f"other programs changed it during each of {_DUMP_ATTEMPTS} dumps"
-            raise NetlinkError(action, errno.EAGAIN, why)
+        """All values of a dump."""
+        buffers = self._whole(query, action, twice=kind is Rule)
         if names is None:
             names = self.link_names() if buffers else NO_NAMES
         values = (decode_message(buffer, message, names) for buffer in buffers for message in messages(buffer))
         return [value for value in values if isinstance(value, kind)]
+
+    def _whole(self, query: Callable[[int], bytes], action: str, *, twice: bool = False) -> list[bytes]:
+        """The datagrams of a dump, repeated while the kernel says that it changed under the reader."""
+        self._seq = seq = self._seq + 1
+        previous = b""
+        for _attempt in range(_DUMP_ATTEMPTS):
+            buffers, complete = self._read_dump(query(seq), seq, action)
+            if complete and (not twice or len(buffers) < 2):
+                return buffers
+            # The kernel does not notice changes under a dump of rules: it goes on at the same place in the list, and
+            # shows rules twice or never. What two dumps in a row agree on, byte for byte, is whole.
+            joined = b"".join(buffers)
+            if complete and joined == previous:
+                return buffers
+            previous = joined
+        raise NetlinkError(action, errno.EAGAIN, f"other programs changed it during each of {_DUMP_ATTEMPTS} dumps")
 
     def _read_dump(self, query: bytes, seq: int, action: str) -> tuple[list[bytes], bool]:
         """The datagrams of one dump, and whether the kernel noticed no change while it was read."""
