@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.core.nftmarks import table, transaction
+from vpccni.core.nftlisting import transaction
+from vpccni.core.nftmarks import table
 from vpccni.core.snat import SnatPolicy
 
 POLICY = SnatPolicy("eth0", IPv4Address("192.168.0.10"), (ip_network("192.168.0.0/16"), ip_network("100.64.0.0/16")))
@@ -36,11 +37,15 @@ def test_where_nothing_is_translated_there_is_no_table(changes):
 
 def test_a_change_replaces_the_table_in_one_transaction_and_no_change_is_none():
     old, new = table(POLICY), table(replace(POLICY, mark=0x100))
-    assert transaction(old, old) == "" == transaction("", "")
-    assert transaction(old.replace("    ", "\t"), old) == "", "white space is the listing's own affair"
-    assert transaction("", new) == new
-    assert transaction(old, new) == "delete table ip vpccni\n" + new
-    assert transaction(old, "") == "delete table ip vpccni\n"
+
+    def change(have: str, want: str) -> str:
+        return transaction({"ip": have}, {"ip": want} if want else {})
+
+    assert change(old, old) == "" == change("", "")
+    assert change(old.replace("    ", "\t"), old) == "", "white space is the listing's own affair"
+    assert change("", new) == new
+    assert change(old, new) == "delete table ip vpccni\n" + new
+    assert change(old, "") == "delete table ip vpccni\n"
 
 
 @given(st.permutations([ip_network("10.0.0.0/8"), ip_network("172.16.0.0/12"), ip_network("10.9.0.0/16")]))

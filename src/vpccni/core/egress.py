@@ -20,7 +20,7 @@ from vpccni.netlink.values import Address, IPAddress, Link, Neighbour, Request, 
 
 Sysctl = tuple[str, str]
 
-_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _UNREACHABLE = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 
 
@@ -131,7 +131,7 @@ def rules(node_address: IPAddress, randomize: str = "prng") -> IptablesRules:
     network = c.EGRESS_RANGES[version]
     flag = RANDOM_FLAGS.get(randomize, RANDOM_FLAGS["prng"])
     translate = (
-        f"-A POSTROUTING -s {network} ! -d {_MULTICAST[version]} "
+        f"-A POSTROUTING -s {network} ! -d {MULTICAST[version]} "
         f'-m comment --comment "{c.EGRESS_COMMENT}" -j SNAT --to-source {node_address}{flag}'
     )
     refuse = (

@@ -3,7 +3,7 @@
 
 Knows why those rules are not enough: a nat chain that comes after kube-proxy's never sees the flow that it rewrote, and
 the SNAT rule takes the node's own flows for a pod's. Must never repeat a rule that iptables has right, nor know how the
-text reaches the kernel. `ipamd` calls `table`, `host.firewall` applies the answer.
+text reaches the kernel. `backend` calls `table`, `host.nftables` applies the answer.
 
 The table is text as `nft list table` prints it, so that desired and observed state compare as words.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, collapse_addresses
 
 from vpccni.core.conventions import NFT_OWN_TABLE, VETH_GROUP
+from vpccni.core.nftrules import element
 from vpccni.core.snat import SnatPolicy
 
 KUBE_PROXY_MASQUERADE = 0x4000
@@ -39,7 +40,7 @@ def table(policy: SnatPolicy) -> str:
     set exempt {{
         type ipv4_addr
         flags interval
-        elements = {{ {", ".join(map(_element, exempt))} }}
+        elements = {{ {", ".join(map(element, exempt))} }}
     }}
 
     chain prerouting {{
@@ -54,18 +55,3 @@ def table(policy: SnatPolicy) -> str:
     }}
 }}
 """
-
-
-def transaction(have: str, want: str) -> str:
-    """Input for `nft -f` that makes the table `have` (empty: absent) equal to `want`; empty when it is.
-
-    One transaction: no packet meets a node without the table. What differs is replaced as a whole.
-    """
-    if have.split() == want.split():
-        return ""
-    removal = f"delete table ip {NFT_OWN_TABLE}\n" if have else ""
-    return removal + want
-
-
-def _element(network: IPv4Network) -> str:
-    return str(network) if network.prefixlen < network.max_prefixlen else str(network.network_address)
