@@ -7,7 +7,7 @@ Knows what a change is about and whether an object is missing, wrong or one too 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 
 from vpccni.core.chains import Tables, rule_states
@@ -119,6 +119,21 @@ def firewall_states(have: Tables, want: IptablesRules) -> list[ObjectState]:
             "" if state == "ok" else f"{program}-restore",
         )
         for table, rule, state in rule_states(have, want)
+    ]
+
+
+def nftables_states(states: Iterable[tuple[str, str, str]]) -> list[ObjectState]:
+    """One for each line of our nftables tables that should be there, and for each that should not, of
+    `nftlisting.rule_states`."""
+    return [
+        ObjectState(
+            "firewall",
+            f"nft {place}: {rule}",
+            state,
+            firewall_reason(rule) if state != "extra" else "it is not one of the rules that our table holds",
+            "" if state == "ok" else "nft -f -",
+        )
+        for place, rule, state in states
     ]
 
 

@@ -8,7 +8,7 @@ sentences beside the objects that `vpccni doctor` prints.
 from __future__ import annotations
 
 from vpccni.core import conventions as c
-from vpccni.core import snat
+from vpccni.core import nftrules, snat
 from vpccni.core.podseen import is_pod_link, is_pod_route
 from vpccni.core.sourcerules import is_source_rule
 from vpccni.netlink.values import Address, Link, Route, Rule, Value
@@ -30,6 +30,19 @@ _COMMENTS = {
     snat.CONNMARK_JUMP: "connections of pods that will be translated are marked",
     snat.CONNMARK_RULE: "a marked connection keeps to the primary ENI, whose address it has",
     snat.CONNMARK_RETURN: "inside of the VPC's CIDRs nothing is translated, so nothing is marked",
+    nftrules.NODE_FLOWS: "firewalls outside expect the address and port that a program of the node has bound",
+    nftrules.LOCAL_TARGETS: "nothing leaves that would need another source",
+    c.EGRESS_COMMENT: "a node-local address is known to nobody else, so pods leave with the node's",
+    **dict.fromkeys(c.EGRESS_REJECT_COMMENTS.values(), "node-local addresses are a way out for pods, not a way in"),
+}
+_NFT_LINES = {
+    "type ipv4_addr": "networks that are reached without translation",
+    "flags interval": "networks that are reached without translation",
+    "elements = ": "networks that are reached without translation: the VPC's, and AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+    "type filter hook prerouting priority mangle": "what a flow was addressed to shows before kube-proxy rewrites it",
+    "type filter hook prerouting": "where a flow goes shows when kube-proxy has rewritten it; filter chains see it",
+    "type nat hook postrouting": "translation comes behind kube-proxy's masquerading, and gets what that leaves",
+    "type filter hook forward": "the refusal comes before what accepts traffic of pods in general",
 }
 _RULES = {
     c.RULE_MARK: "connections that came in by the primary ENI, or are translated to its address, leave by it",
@@ -56,8 +69,10 @@ def reason(value: Value) -> str:
 
 
 def firewall_reason(rule: str) -> str:
-    """Why the node needs a firewall rule, by the comment that it carries."""
-    return next((why for comment, why in _COMMENTS.items() if f'"{comment}"' in rule), "the data path needs it")
+    """Why the node needs a firewall rule, by the comment that it carries, or another line of our nftables tables."""
+    found = (why for comment, why in _COMMENTS.items() if f'"{comment}"' in rule)
+    lines = (why for start, why in _NFT_LINES.items() if rule.startswith(start))
+    return next(found, None) or next(lines, "the data path needs it")
 
 
 def sysctl_reason(path: str) -> str:
