@@ -37,7 +37,7 @@ RESERVED_TAG_TEXT = "k8s.amazonaws.com"
 _OWN_PREFIXES = ("AWS_VPC_K8S_", "AWS_VPC_CNI_", "AWS_VPC_ENI_", "VPCCNI_", "WARM_")
 _IGNORED = {
     "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER": "rp_filter is always set as the data path needs it",
-    "ENABLE_NFTABLES": "the iptables variant is detected",
+    "ENABLE_NFTABLES": "the firewall backend is detected, see VPCCNI_FIREWALL",
     "VPC_CNI_VERSION": "",
     "VPCCNI_SOCKET": "",  # read by the relay in tests
     "AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE": "",
@@ -117,11 +117,11 @@ class Settings:
     randomize_snat: Literal["prng", "hashrandom", "none"] = _var(
         "AWS_VPC_K8S_CNI_RANDOMIZESNAT", choice("prng", "hashrandom", "none"), "prng", "source port choice of SNAT"
     )
-    firewall: Literal["auto", "iptables-nft", "iptables-legacy"] = _var(
+    firewall: Literal["auto", "iptables-nft", "iptables-legacy", "nftables"] = _var(
         "VPCCNI_FIREWALL",
-        choice("auto", "iptables-nft", "iptables-legacy"),
+        choice("auto", "iptables-nft", "iptables-legacy", "nftables"),
         "auto",
-        "variant of iptables for our rules",
+        "where our rules are; auto: as kube-proxy",
     )
     node_port_support: bool = _var("AWS_VPC_CNI_NODE_PORT_SUPPORT", BOOL, True, "NodePort on secondary ENIs' pods")
     connmark: int = _var("AWS_VPC_K8S_CNI_CONNMARK", CONNMARK, 0x80, "mark of connections from outside; any base")

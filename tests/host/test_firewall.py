@@ -222,8 +222,8 @@ def test_the_go_implementations_nftables_backend_is_removed(node):
     if shutil.which("nft", path="/usr/sbin:/sbin") is None:
         pytest.skip("needs nft")
     firewall = node.firewall
-    assert firewall.remove_nft_backend() is False
+    assert firewall.nft.remove_upstream() is False
     node.run("nft", "add", "table", "ip", "aws-cni")
     node.run("nft", "add", "table", "ip", "mine")
-    assert firewall.remove_nft_backend() is True
+    assert firewall.nft.remove_upstream() is True
     assert "aws-cni" not in node.run("nft", "list", "tables") and "mine" in node.run("nft", "list", "tables")

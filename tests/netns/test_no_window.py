@@ -106,8 +106,8 @@ def flows_during(world: World, change: Callable[[], None]) -> Flows:
 def apply(policy: SnatPolicy) -> None:
     """As a daemon that has just been started."""
     Firewall().apply(rules(policy))
-    Firewall().complete(table(policy))
-    Firewall().remove_nft_backend()
+    Firewall().nft.apply({"ip": table(policy)})
+    Firewall().nft.remove_upstream()
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_rules_that_are_flushed_and_added_again_lose_flows(served):
 
 def test_a_table_that_is_removed_and_added_again_loses_flows(served):
     def remove() -> None:
-        Firewall().complete("")
+        Firewall().nft.apply({})
         apply(POLICY)
 
     assert flows_during(served, remove).lost > 0

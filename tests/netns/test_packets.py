@@ -54,7 +54,7 @@ class World:
     def firewall(self, policy: SnatPolicy = POLICY) -> None:
         with inside(self.node.fd):
             Firewall().apply(rules(policy))
-            Firewall().complete(table(policy))
+            Firewall().nft.apply({"ip": table(policy)})
 
     def seen(self, source: str, target: str, port: int = PORT, listener: str = "", timeout_s: float = 2.0) -> str:
         """The address that the listener sees when `source` connects to `target`; "" when the connection fails."""

@@ -43,7 +43,7 @@ def serve(world: World, form: str, endpoint: str) -> None:
 
 def without_table(world: World) -> None:
     with inside(world.node.fd):
-        Firewall().complete("")
+        Firewall().nft.apply({})
 
 
 def port_outside(world: World, bound: int, timeout_s: float = 2.0) -> int:
@@ -149,16 +149,16 @@ def test_bits_of_others_in_the_packet_mark_survive(world):
 
 def test_a_second_pass_changes_nothing_and_every_change_is_one_transaction(world):
     with inside(world.node.fd):
-        assert Firewall().complete(table(POLICY)) == ""
+        assert Firewall().nft.apply({"ip": table(POLICY)}) == ""
         more = replace(POLICY, excluded=(IPv4Network("10.1.1.1/32"), *map(IPv4Network, ("10.8.0.0/16", "10.9.0.0/16"))))
-        changed = Firewall().complete(table(more))
+        changed = Firewall().nft.apply({"ip": table(more)})
         assert changed.startswith("delete table ip vpccni\ntable ip vpccni {") and "10.8.0.0/15" in changed
-        assert Firewall().complete(table(more)) == ""
-        assert Firewall().complete(table(replace(POLICY, mark=0x10)))
-        assert Firewall().complete(table(replace(POLICY, mark=0x10))) == ""
+        assert Firewall().nft.apply({"ip": table(more)}) == ""
+        assert Firewall().nft.apply({"ip": table(replace(POLICY, mark=0x10))})
+        assert Firewall().nft.apply({"ip": table(replace(POLICY, mark=0x10))}) == ""
         many = tuple(IPv4Network(f"10.{n}.0.0/16") for n in range(1, 60, 2))
-        assert Firewall().complete(table(replace(POLICY, excluded=many)))
-        assert Firewall().complete(table(replace(POLICY, excluded=many))) == ""
+        assert Firewall().nft.apply({"ip": table(replace(POLICY, excluded=many))})
+        assert Firewall().nft.apply({"ip": table(replace(POLICY, excluded=many))}) == ""
         world.node.run("nft", "flush", "chain", "ip", "vpccni", "prerouting")
-        assert Firewall().complete(table(replace(POLICY, excluded=many))), "a flushed chain comes back"
-        assert Firewall().complete("") and not Firewall().complete("")
+        assert Firewall().nft.apply({"ip": table(replace(POLICY, excluded=many))}), "a flushed chain comes back"
+        assert Firewall().nft.apply({}) and not Firewall().nft.apply({})

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's firewall rules: SNAT, connection marks, egress in the other family, kept as the VPC and the settings say.
 
-Knows which policy becomes which rules, and what was last put in force. Must never know ENIs or pods. `ipamd.bringup`
-calls it when the VPC's CIDRs may have changed, `ipamd.watch` when somebody else changed the rules; one at a time.
+Knows which policy becomes which rules in which backend, and what was last put in force. Must never know ENIs or pods.
+`ipamd.bringup` calls it when the VPC's CIDRs may have changed, `ipamd.watch` when somebody else changed the rules; one
+at a time.
+
+At the first application an earlier start's rules may be there in another backend, or the Go implementation's. They go
+when all of ours are in force, so that no flow is born in between.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import logging
 from collections.abc import Sequence
 
 from vpccni.aws.values import IPAddress, IPNetwork
-from vpccni.core import conventions, egress, nftmarks, snat
-from vpccni.core.difference import ObjectState, firewall_states
+from vpccni.core import conventions, snat
+from vpccni.core.backend import FirewallForm, form
+from vpccni.core.difference import ObjectState, firewall_states, nftables_states
 from vpccni.core.variant import Choice
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
@@ -22,23 +27,26 @@ from vpccni.settings import Settings
 
 log = logging.getLogger(__name__)
 
+VERSIONS = (4, 6)
+OWN_TABLE = f"nftables table {conventions.NFT_OWN_TABLE}"
+
 
 class NodeFirewall:
     """Keeps the rules. Pods leave in the other family with the node's address `egress_from`, or not at all."""
 
     def __init__(self, settings: Settings, firewall: Firewall, repairs: Repairs) -> None:
         self._settings, self._firewall, self._repairs = settings, firewall, repairs
-        self._applied: snat.IptablesRules | None = None
-        self._egress_applied: snat.IptablesRules | None = None
-        self._completing, self._incomplete = "", False
-        self._variant: Choice | None = None
+        self._policy: snat.SnatPolicy | None = None
+        self._applied: FirewallForm | None = None
+        self._incomplete = False
+        self._choice: Choice | None = None
         self._alone = asyncio.Lock()  # two that look and then change would both add what is missing
         self.egress_from: IPAddress | None = None
 
     async def translate(self, primary_link: str, vpc_cidrs: Sequence[IPNetwork], primary_address: IPAddress) -> None:
         """Bring SNAT and connection marks up to date. Nothing is listed when nothing can have changed."""
         settings = self._settings
-        policy = snat.SnatPolicy(
+        self._policy = snat.SnatPolicy(
             primary_link=primary_link,
             primary_address=primary_address,
             vpc_cidrs=tuple(vpc_cidrs),
@@ -49,37 +57,26 @@ class NodeFirewall:
             mark=settings.connmark,
             veth_prefix=settings.veth_prefix,
         )
-        wanted, completing = snat.rules(policy), nftmarks.table(policy)
-        if (wanted, completing) == (self._applied, self._completing):
+        await self.let_out()
+
+    async def let_out(self) -> None:
+        """The same, and the rules for egress in the other family."""
+        if self._policy is None and self.egress_from is None:
             return
         async with self._alone:
             await self._match()
-            transaction = await asyncio.to_thread(self._firewall.apply, wanted)
-            if transaction:
-                log.info("node: iptables-restore", extra={"facts": {"transaction": transaction}})
-            await self._leave_other(wanted.version)
-            if await asyncio.to_thread(self._firewall.remove_nft_backend):
-                log.info("node: took over the connection marks of the Go implementation's nftables backend")
-            transaction = await self._complete(completing)
-            if transaction:
-                log.info("node: nft -f", extra={"facts": {"transaction": transaction}})
-            self._applied, self._completing = wanted, completing  # only now: a change that failed is tried again
-
-    async def let_out(self) -> None:
-        """Bring the rules for egress in the other family up to date."""
-        if self.egress_from is None:
-            return
-        wanted = egress.rules(self.egress_from, self._settings.randomize_snat)
-        if wanted != self._egress_applied:
-            async with self._alone:
-                await self._match()
-                transaction = await asyncio.to_thread(self._firewall.apply, wanted)
-                if transaction:
-                    log.info("node: egress rules", extra={"facts": {"transaction": transaction}})
-                self._egress_applied = wanted
+            wanted = self._wanted()
+            if wanted == self._applied:
+                return
+            for rules in wanted.iptables:
+                self._say("iptables-restore", await asyncio.to_thread(self._firewall.apply, rules))
+            self._say("nft -f", await self._put_tables(wanted))
+            if self._applied is None:
+                await self._leave_others(wanted)
+            self._applied = wanted  # only now: a change that failed is tried again
 
     def sends_events(self) -> bool:
-        """Whether changes of iptables rules can be watched; for a thread."""
+        """Whether changes of the rules can be watched; for a thread."""
         return self._firewall.sends_events()
 
     async def restore(self, *, in_pauses: bool = False) -> None:
@@ -88,50 +85,78 @@ class NodeFirewall:
         Nothing is known before the first `translate`.
         """
         async with self._alone:
-            for wanted in filter(None, (self._applied, self._egress_applied)):
+            if self._applied is None:
+                return
+            for wanted in self._applied.iptables:
                 subject = f"firewall of IPv{wanted.version}: {', '.join(table.name for table in wanted.tables)}"
                 if in_pauses or self._repairs.may(subject):
                     transaction = await asyncio.to_thread(self._firewall.apply, wanted)
                     if transaction:
                         self._repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
-            subject = f"firewall: nftables table {conventions.NFT_OWN_TABLE}"
-            if self._applied is not None and (in_pauses or self._repairs.may(subject)):
-                transaction = await self._complete(self._completing)
+            subject = f"firewall: {OWN_TABLE}"
+            if in_pauses or self._repairs.may(subject):
+                transaction = await self._put_tables(self._applied)
                 if transaction:
                     self._repairs.one("firewall", subject, f"nft -f - <<< {transaction!r}")
 
     async def states(self) -> list[ObjectState]:
         """Every rule that should be there or should not, without changing anything."""
+        if self._applied is None:
+            return []
         found: list[ObjectState] = []
-        for wanted in filter(None, (self._applied, self._egress_applied)):
+        tables = self._applied.nftables
+        if self._native:
+            return nftables_states(await asyncio.to_thread(self._firewall.nft.states, tables))
+        for wanted in self._applied.iptables:
             found += firewall_states(await asyncio.to_thread(self._firewall.observe, wanted), wanted)
-        if self._applied is not None and not self._incomplete and self._completing:
-            lacks = await asyncio.to_thread(self._firewall.lacks, self._completing)
+        if not self._incomplete and tables:
+            lacks = await asyncio.to_thread(self._firewall.nft.lacks, tables)
             subject = f"nft table ip {conventions.NFT_OWN_TABLE}"
             why = "flows that kube-proxy rewrote are marked after it, and the node's own flows are not translated"
             found.append(ObjectState("firewall", subject, "wrong" if lacks else "ok", why, "nft -f -" if lacks else ""))
         return found
 
+    @property
+    def _native(self) -> bool:
+        return self._choice is not None and self._choice.native
+
+    def _wanted(self) -> FirewallForm:
+        randomize = self._settings.randomize_snat
+        return form(native=self._native, policy=self._policy, egress_from=self.egress_from, randomize=randomize)
+
     async def _match(self) -> None:
-        """Once: use the variant of iptables that kubelet and kube-proxy use."""
-        if self._variant is None:
-            self._variant = await asyncio.to_thread(self._firewall.match, self._settings.firewall)
-            facts = {"variant": self._variant.variant or "iptables", "why": self._variant.reason}
+        """Once: use the backend that kubelet and kube-proxy use."""
+        if self._choice is None:
+            self._choice = await asyncio.to_thread(self._firewall.match, self._settings.firewall)
+            facts = {"variant": self._choice.variant or "iptables", "why": self._choice.reason}
             log.info("node: firewall", extra={"facts": facts})
 
-    async def _leave_other(self, version: int) -> None:
-        """Once the rules are in force: what an earlier start left in the other variant goes."""
-        if self._applied is None:
-            transaction = await asyncio.to_thread(self._firewall.remove_other, version)
-            if transaction:
-                log.info("node: rules left in the other variant", extra={"facts": {"transaction": transaction}})
+    async def _leave_others(self, wanted: FirewallForm) -> None:
+        """When the rules are in force: what an earlier start left in other backends, or of another family, goes."""
+        firewall, kept = self._firewall, {rules.version for rules in wanted.iptables}
+        for version in VERSIONS:
+            removals = [firewall.remove_other] if self._native or version in kept else [
+                firewall.remove_other, firewall.remove_left
+            ]  # fmt: skip
+            for remove in removals:
+                try:
+                    self._say("rules left over", await asyncio.to_thread(remove, version))
+                except HostError as error:
+                    if version == 4:
+                        raise
+                    # Most likely a kernel without IPv6; rules for it would only have been for egress.
+                    log.info("node: cannot look for rules of IPv6: %s", error, extra={"facts": error.evidence})
+        if await asyncio.to_thread(firewall.nft.remove_upstream):
+            log.info("node: took over the connection marks of the Go implementation's nftables backend")
 
-    async def _complete(self, table: str) -> str:
-        """Put the nftables table beside the iptables rules. Without it a node still does all that upstream's does."""
+    async def _put_tables(self, wanted: FirewallForm) -> str:
+        """Put our nftables tables in force. Beside iptables a node without them still does all that upstream's does."""
         try:
-            transaction = await asyncio.to_thread(self._firewall.complete, table)
+            transaction = await asyncio.to_thread(self._firewall.nft.apply, wanted.nftables)
         except HostError as error:
-            if table and not self._incomplete:
+            if self._native:
+                raise
+            if wanted.nftables and not self._incomplete:
                 self._incomplete = True  # said once
                 log.warning(
                     "node: no nftables table beside the iptables rules; services with endpoints outside the VPC fail "
@@ -141,3 +166,8 @@ class NodeFirewall:
             return ""
         self._incomplete = False
         return transaction
+
+    @staticmethod
+    def _say(what: str, transaction: str) -> None:
+        if transaction:
+            log.info("node: %s", what, extra={"facts": {"transaction": transaction}})

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our nftables tables into the kernel: list them, apply the difference as one `nft -f`.
+
+Knows how to call nft and how its listing may differ from what was said. Must never build a rule, nor touch a table that
+is right already. `host.firewall` and `ipamd.nodefirewall` call it.
+"""
+
+from __future__ import annotations
+
+from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
+from vpccni.core.nftlisting import FAMILIES, OwnTables, rule_states, transaction
+from vpccni.core.variant import KUBE_PROXY_TABLE
+from vpccni.host.programs import DIRECTORIES, find_program, run_program
+
+
+class Nftables:
+    """nft in the network namespace of the calling thread."""
+
+    def __init__(self, directories: tuple[str, ...] = DIRECTORIES) -> None:
+        """`directories`: where to look for the program."""
+        self._directories = directories
+        self._spoken: dict[str, str] = {}  # a text of ours -> the listing by which this nft shows it
+
+    @property
+    def installed(self) -> bool:
+        """Whether there is such a program."""
+        return find_program("nft", self._directories) is not None
+
+    def apply(self, tables: OwnTables) -> str:
+        """Make our tables equal to `tables`; the transaction that did it, or "" when everything was right.
+
+        Raises HostError when there is no nft, or the kernel refuses; then nothing has changed.
+        """
+        text = self.lacks(tables)
+        if text:
+            self._run("change our nftables tables", "-f", "-", stdin=text)
+            # Releases of nft write some expressions in other words; what it says right afterwards is what was meant.
+            have = self.listed()
+            self._spoken = {each: have[family] for family, each in tables.items() if each and family in have}
+        return text
+
+    def lacks(self, tables: OwnTables) -> str:
+        """The transaction that `apply` would run."""
+        return transaction(self.listed(), self._as_listed(tables))
+
+    def states(self, tables: OwnTables) -> list[tuple[str, str, str]]:
+        """`core.nftlisting.rule_states` of what is there now."""
+        return rule_states(self.listed(), self._as_listed(tables))
+
+    def listed(self) -> dict[str, str]:
+        """Our tables, by family."""
+        there = self._tables()
+        return {
+            family: self._run("list our nftables table", "list", "table", family, NFT_OWN_TABLE)
+            for family in FAMILIES
+            if f"table {family} {NFT_OWN_TABLE}" in there
+        }
+
+    def remove_upstream(self) -> bool:
+        """Delete the table in which the Go implementation may have kept its connection mark rules; False without one.
+
+        Its last rule overwrites the whole packet mark, so it must go once ours are there.
+        """
+        if not self.installed or f"table ip {NFT_TABLE}" not in self._tables():
+            return False
+        self._run(f"delete the nftables table {NFT_TABLE}", "delete", "table", "ip", NFT_TABLE)
+        return True
+
+    def has_kube_proxy(self) -> bool:
+        """Whether kube-proxy has its table here, of either family."""
+        there = self._tables()
+        return any(f"table {family} {KUBE_PROXY_TABLE}" in there for family in FAMILIES)
+
+    def _tables(self) -> list[str]:
+        return self._run("list nftables tables", "list", "tables").splitlines()
+
+    def _as_listed(self, tables: OwnTables) -> dict[str, str]:
+        return {family: self._spoken.get(text, text) for family, text in tables.items()}
+
+    def _run(self, action: str, *arguments: str, stdin: str = "") -> str:
+        return run_program(action, "nft", *arguments, stdin=stdin, directories=self._directories)
