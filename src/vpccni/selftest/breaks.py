@@ -24,7 +24,7 @@ from vpccni.core.conventions import (
     RULE_FROM_BLOCK_END,
     RULE_FROM_POD,
 )
-from vpccni.core.snat import CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
+from vpccni.core.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
 from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
 from vpccni.netlink.namespace import inside
@@ -44,15 +44,20 @@ class _Line:
     table: str = ""
     comment: str = ""
     words: tuple[str, ...] = ()
-    own: str = ""  # part of the rule in our own table, as nft lists it
+    own: tuple[str, ...] = ()  # each names it: part of the rule in our own table, as nft lists it
 
 
+def _commented(comment: str) -> str:
+    return f'comment "{comment}"'
+
+
+# Beside iptables our table has two of them; with the native backend all, of which one marks whatever leaves.
 _LINES = {
-    Part.TRANSLATE: _Line("nat", SNAT_RULE, ("SNAT",)),
-    Part.MARK_OUTBOUND: _Line("nat", CONNMARK_RULE, (CONNMARK_CHAIN, "--set-xmark")),
-    Part.MARK_REWRITTEN: _Line(own="ct status dnat"),
-    Part.MARK_INBOUND: _Line("mangle", PRIMARY_ENI, ("--set-xmark",)),
-    Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",), own="meta mark set meta mark |"),
+    Part.TRANSLATE: _Line("nat", SNAT_RULE, ("SNAT",), (_commented(SNAT_RULE),)),
+    Part.MARK_OUTBOUND: _Line("nat", CONNMARK_RULE, (CONNMARK_CHAIN, "--set-xmark"), (_commented(CONNMARK_JUMP),)),
+    Part.MARK_REWRITTEN: _Line(own=("ct status dnat", _commented(CONNMARK_JUMP))),
+    Part.MARK_INBOUND: _Line("mangle", PRIMARY_ENI, ("--set-xmark",), (_commented(PRIMARY_ENI),)),
+    Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",), ("meta mark set meta mark |",)),
 }
 
 
@@ -178,7 +183,7 @@ def _without_own(line: _Line, netns_fd: int) -> Iterator[list[str]]:
         rule, _, handle = text.strip().partition(" # handle ")
         if rule.startswith("chain "):
             chain = rule.split()[1]
-        elif line.own in rule:
+        elif any(part in rule for part in line.own):
             found.append(rule)
             commands.append(f"delete rule ip {NFT_OWN_TABLE} {chain} handle {handle}\n")
     try:
