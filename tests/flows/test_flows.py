@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from flow_labs import FlowLab
 from labs import wait_until
 
+from vpccni.lab.kubeproxy.values import MODES
 from vpccni.selftest.matrix import Way
 from vpccni.selftest.rows import matrix
 
@@ -66,13 +68,30 @@ def test_without_what_it_needs_a_flow_fails_and_afterwards_the_node_is_as_before
 
 
 def test_services_in_the_form_of_iptables_lead_to_the_same(flow_lab: FlowLab) -> None:
-    before = node_state(flow_lab)
     # What a killed run leaves behind is replaced.
-    flow_lab.run("exec", "node/1", "--", "iptables", "-t", "nat", "-N", "VPCCNI-SELFTEST")
+    rule = ["KUBE-SERVICES", "-m", "comment", "--comment", "vpccni-selftest/s0:tcp cluster IP", "-j", "RETURN"]
+    for words in (["-N", "KUBE-SERVICES"], ["-A", *rule]):
+        flow_lab.run("exec", "node/1", "--", "iptables", "-t", "nat", *words)
     results = flow_lab.selftest("--node", "1", "--services", "iptables", "--rows", "5-8,13-15")
     services = [row for row in matrix() if row.way is not Way.DIRECT]
     assert [row["verdict"] for row in results] == ["passed"] * 2 * len(services)
-    assert node_state(flow_lab)["nat"] == before["nat"]
+    assert not re.search("KUBE|VPCCNI", node_state(flow_lab)["nat"])
+
+
+@pytest.mark.parametrize("mode", [MODES[0], pytest.param(MODES[1], marks=pytest.mark.long)])
+def test_beside_a_kube_proxy_that_is_there_its_objects_stay_as_they_are(flow_lab: FlowLab, mode: str) -> None:
+    flow_lab.add("web", node="2")
+    flow_lab.run("service", "add", "web", "--port", "80", "--to", "web", "--node-port", "31970", "--mode", mode)
+    script = "iptables-save | grep -e KUBE -e kubernetes; nft list table ip kube-proxy"
+    before = flow_lab.run("exec", "node/1", "--", "sh", "-c", script, ok=False).stdout
+    results = flow_lab.selftest("--node", "1", "--services", mode, "--rows", "*-service-far,vpc-host-to-node-port-*")
+    assert {row["verdict"] for row in results} == {"passed"}
+    after = flow_lab.run("exec", "node/1", "--", "sh", "-c", script, ok=False).stdout
+    assert before == after and "web" in before
+    flow_lab.run("service", "rm", "web")
+    flow_lab.run("pod", "rm", "web")
+    state = node_state(flow_lab)
+    assert not re.search("KUBE|VPCCNI", state["nat"]) and "kube-proxy" not in state["tables"]
 
 
 def test_a_rule_of_somebody_else_in_the_way_fails_the_selftest(flow_lab: FlowLab) -> None:

@@ -30,6 +30,7 @@ PLANTED = [
     ("what runs per pod loads no heavy library", "errors.py", "import rich"),
     ("the plugin's side loads neither EC2 nor the command line", "cni/wire.py", "import botocore.session"),
     ("the model of the cloud does no input or output", "lab/cloud/metadata.py", "import socket"),
+    ("kube-proxy's rules are text made of values", "lab/kubeproxy/nftables.py", "import vpccni.host.programs"),
     ("test oracles never become dependencies", "netlink/values.py", "def f():\n    import pyroute2"),
 ]
 

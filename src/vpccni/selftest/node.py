@@ -19,6 +19,7 @@ from typing import Any
 from vpccni import paths
 from vpccni.core.conventions import TABLE_MAIN
 from vpccni.errors import DaemonNotReady, HostError
+from vpccni.lab.kubeproxy.values import KUBE_PROXY, Names
 from vpccni.lab.launch import Place, node_place
 from vpccni.lab.sockets import NamespaceHttp, namespace_handle
 from vpccni.lab.state import LabState
@@ -26,6 +27,7 @@ from vpccni.netlink.namespace import NETNS_DIR
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import IPAddress, IPNetwork
 from vpccni.selftest.expect import Policy
+from vpccni.selftest.service import OWN
 
 INTROSPECTION = ("127.0.0.1", 61679)
 _RANDOMIZE = {0: "none", 1: "hashrandom", 2: "prng"}
@@ -43,6 +45,7 @@ class Node:
     conf_dir: Path
     bin_dir: Path
     pod_prefix: str  # of the names of its test pods' namespaces
+    names: Names  # of the test's Services, when nothing stands under them
 
     def ask(self, path: str) -> Any:
         """A document of the daemon's introspection API; DaemonNotReady when it does not answer."""
@@ -65,16 +68,17 @@ def of_lab(state: LabState, name: str) -> Node:
     netns = NETNS_DIR / state.node_namespace(name)
     prefix = state.pod_namespace("selftest", "")
     return Node(
-        name, netns, node_place(state, name), directory / "run", directory / "netd", directory / "bin", prefix
+        name, netns, node_place(state, name), directory / "run", directory / "netd", directory / "bin", prefix,
+        KUBE_PROXY,
     )  # fmt: skip
 
 
 def this_machine() -> Node:
-    """The machine that this process runs on."""
+    """The machine that this process runs on. A kube-proxy may come at any time: its names are never taken."""
     place = Place(_OWN_NETWORK)
     return Node(
         socket.gethostname(), _OWN_NETWORK, place, paths.RUN_DIR, paths.CNI_CONF_DIR, paths.CNI_BIN_DIR,
-        "vpccni-selftest-",
+        "vpccni-selftest-", OWN,
     )  # fmt: skip
 
 

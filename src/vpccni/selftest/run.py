@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
-from vpccni.errors import HostError, VpcCniError
-from vpccni.host.programs import run_program
+from vpccni.errors import VpcCniError
+from vpccni.lab.kubeproxy.sync import clear, present, sync
 from vpccni.lab.sockets import namespace_handle
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import IPAddress
@@ -67,7 +68,7 @@ class Plan:
     rows: tuple[Row, ...]
     negatives: bool = False
     most_pods: int = 40
-    services: str = "nftables"  # a key of `service.FORMS`
+    services: str = "nftables"  # one of `lab.kubeproxy.values.MODES`
 
 
 class Selftest:
@@ -108,7 +109,7 @@ class Selftest:
             people = listening(people, ports)
             rows = [row for row in self._plan.rows if people.version in row.versions]
             services = _services(rows, people) if people.version == 4 else {}
-            with self._serving(list(services.values())):
+            with self._serving(list(services.values()), people):
                 for row in rows:
                     for protocol in row.protocols:
                         await self._row(row, protocol, facts, people, services)
@@ -116,23 +117,22 @@ class Selftest:
             servers.close()
 
     @contextmanager
-    def _serving(self, services: Sequence[service.Service]) -> Iterator[None]:
+    def _serving(self, services: Sequence[service.Service], people: Cast) -> Iterator[None]:
         """The Services on the node for as long as the block."""
         if not services:
             yield
             return
-        form = service.FORMS[self._plan.services](services)
-        with suppress(HostError):  # what a killed run may have left
-            self._rules("remove the Services of an earlier run", form.program, form.remove)
-        self._rules("make Services for the test", form.program, form.make)
+        with inside(self._fd):
+            names = service.names(self._node.names, present(self._node.names))
+            clear(names)  # what a killed run may have left
         try:
+            with inside(self._fd):
+                ports = [port for each in services for port in each.ports]
+                sync(self._plan.services, ports, names, [IPv4Address(str(people.node))])
             yield
         finally:
-            self._rules("remove the Services of the test", form.program, form.remove)
-
-    def _rules(self, action: str, program: Sequence[str], text: str) -> None:
-        with inside(self._fd):
-            run_program(action, *program, stdin=text)
+            with inside(self._fd):
+                clear(names)
 
     # -- one row ----------------------------------------------------------------------------------------------------
     async def _row(self, row: Row, protocol: str, facts: Facts, people: Cast, services: Services) -> None:
@@ -262,8 +262,9 @@ class _Flow:
 
 
 def _services(rows: Sequence[Row], people: Cast) -> Services:
-    """One Service for each way and endpoint that the rows ask for."""
-    wanted = dict.fromkeys((row.way, row.target) for row in rows if row.way is not Way.DIRECT)
+    """One Service for each way and endpoint that the rows ask for, where somebody of ours can ask."""
+    asking = [row for row in rows if (asker := people.actors.get(row.source)) is not None and asker.netns]
+    wanted = dict.fromkeys((row.way, row.target) for row in asking if row.way is not Way.DIRECT)
     made: Services = {}
     for number, (way, party) in enumerate(wanted):
         actor = people.actors.get(party)
