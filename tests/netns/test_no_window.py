@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 import pytest
+from kube_services import CLUSTER_IP, CLUSTER_PORT, serve, service
 from test_packets import NODE, OUTSIDE, POD_B, POLICY, PORT, World, world
 
 from vpccni.core.nftmarks import table
@@ -26,7 +27,7 @@ from vpccni.netlink.namespace import inside
 pytestmark = pytest.mark.netns
 __all__ = ["world"]
 
-SERVICE = ("10.100.0.10", 80)
+SERVICE = (CLUSTER_IP, CLUSTER_PORT)
 TARGETS = ((OUTSIDE, PORT), SERVICE)
 CONNECTION_EVERY = 8  # datagrams
 SETTLE_S = 0.5
@@ -113,9 +114,7 @@ def apply(policy: SnatPolicy) -> None:
 @pytest.fixture
 def served(world) -> World:
     """The world with a service that leads outside."""
-    for protocol in ("udp", "tcp"):
-        match = f"-p {protocol} -d {SERVICE[0]} --dport {SERVICE[1]} -j DNAT --to-destination {OUTSIDE}:{PORT}"
-        world.node.run("iptables", "-t", "nat", "-I", "PREROUTING", *match.split())
+    serve(world, "iptables", *(service(OUTSIDE, protocol=protocol) for protocol in ("udp", "tcp")))
     return world
 
 

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from kube_services import CLUSTER_IP, serve, service
 from test_packets import NODE, OUTSIDE, PEER, POD_A, POD_B, POLICY, PORT, World, world
 
 from vpccni.core.nftmarks import table
@@ -23,22 +24,6 @@ from vpccni.netlink.namespace import inside
 
 pytestmark = pytest.mark.netns
 __all__ = ["world"]
-
-SERVICE = "10.100.0.10"
-# A ClusterIP as kube-proxy has it, in front of everything, in its two forms.
-AS_IPTABLES = f"iptables -t nat -I PREROUTING -p tcp -d {SERVICE} --dport 80 -j DNAT --to-destination {{}}:{PORT}"
-AS_NFTABLES = (
-    f"add table ip kube-proxy; add chain ip kube-proxy nat {{{{ type nat hook prerouting priority dstnat; }}}}; "
-    f"add rule ip kube-proxy nat ip daddr {SERVICE} tcp dport 80 dnat to {{}}:{PORT}"
-)
-
-
-def serve(world: World, form: str, endpoint: str) -> None:
-    """The ClusterIP leads to `endpoint`."""
-    if form == "iptables":
-        world.node.run(*AS_IPTABLES.format(endpoint).split())
-    else:
-        world.node.run("nft", AS_NFTABLES.format(endpoint))
 
 
 def without_table(world: World) -> None:
@@ -65,12 +50,12 @@ def port_outside(world: World, bound: int, timeout_s: float = 2.0) -> int:
 
 @pytest.mark.parametrize("form", ["iptables", "nftables"])
 def test_a_service_with_an_endpoint_outside_the_vpc_works_from_both_enis(world, form):
-    serve(world, form, OUTSIDE)
-    assert world.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
-    assert world.seen(POD_A, SERVICE, port=80, listener=OUTSIDE) == NODE
+    serve(world, form, service(OUTSIDE))
+    assert world.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
+    assert world.seen(POD_A, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
     without_table(world)
-    assert world.fails(POD_B, SERVICE, port=80, listener=OUTSIDE), "what the Go implementation's rules do alone"
-    assert world.seen(POD_A, SERVICE, port=80, listener=OUTSIDE) == NODE
+    assert world.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE), "what the Go implementation's rules do alone"
+    assert world.seen(POD_A, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
 
 
 @pytest.mark.parametrize("form", ["iptables", "nftables"])
@@ -83,29 +68,26 @@ def test_the_table_completes_rules_of_the_legacy_variant_too(world, form, tmp_pa
     with inside(world.node.fd):
         Firewall().remove()
         Firewall((str(tmp_path), *DIRECTORIES)).apply(rules(POLICY))
-    if form == "iptables":
-        world.node.run(*AS_IPTABLES.format(OUTSIDE).replace("iptables", "iptables-legacy", 1).split())
-    else:
-        serve(world, form, OUTSIDE)
-    assert world.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
+    serve(world, form, service(OUTSIDE))
+    assert world.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
     assert world.seen(POD_B, OUTSIDE) == NODE
     assert [port_outside(world, port) for port in (40021, 40022, 40023)] == [40021, 40022, 40023]
     without_table(world)
-    assert world.fails(POD_B, SERVICE, port=80, listener=OUTSIDE)
+    assert world.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE)
     assert [port_outside(world, port) for port in (40031, 40032, 40033)] != [40031, 40032, 40033]
 
 
 @pytest.mark.parametrize("form", ["iptables", "nftables"])
 def test_a_service_within_the_vpc_leaves_by_the_pods_own_eni(world, form):
-    serve(world, form, PEER)
-    assert world.seen(POD_B, SERVICE, port=80, listener=PEER) == POD_B
+    serve(world, form, service(PEER))
+    assert world.seen(POD_B, CLUSTER_IP, port=80, listener=PEER) == POD_B
 
 
 def test_with_external_snat_a_service_outside_sees_the_pod(world):
-    serve(world, "iptables", OUTSIDE)
+    serve(world, "iptables", service(OUTSIDE))
     world.firewall(replace(POLICY, external_snat=True))
     assert "vpccni" not in world.node.run("nft", "list", "tables")
-    assert world.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == POD_B
+    assert world.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == POD_B
 
 
 def test_flows_of_the_node_itself_keep_their_port(world):
@@ -138,13 +120,13 @@ def test_what_kube_proxy_wants_masqueraded_it_masquerades_also_from_the_node(wor
 
 
 def test_bits_of_others_in_the_packet_mark_survive(world):
-    serve(world, "iptables", OUTSIDE)
+    serve(world, "iptables", service(OUTSIDE))
     foreign, both = "0x10000/0x10000", "0x10080/0x10080"
     world.node.run(*f"iptables -t mangle -I PREROUTING -i eni+ -j MARK --set-xmark {foreign}".split())
     world.node.run(*f"iptables -t mangle -A FORWARD -d {OUTSIDE} -m mark ! --mark {both} -j DROP".split())
-    assert world.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
+    assert world.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
     world.node.run("iptables", "-t", "mangle", "-D", "PREROUTING", "1")
-    assert world.fails(POD_B, SERVICE, port=80, listener=OUTSIDE)
+    assert world.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE)
 
 
 def test_a_second_pass_changes_nothing_and_every_change_is_one_transaction(world):

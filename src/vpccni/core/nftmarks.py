@@ -25,7 +25,9 @@ def table(policy: SnatPolicy) -> str:
     Prerouting, behind all that rewrites targets, and of type filter because nat chains are skipped once one of them has
     bound the flow: a new flow of a pod whose rewritten target is neither this node nor exempt gets the connection mark,
     and its first packet the packet mark. Both are ORed: other bits belong to others. Interfaces count by device group,
-    which only links of ours are in, whatever they are called.
+    which only links of ours are in, whatever they are called. A flow whose rewritten target is exempt loses both marks
+    again: kube-proxy's nftables mode rewrites at the priority of the rule of outbound flows, chains of one priority run
+    in the reverse order of their making, and the mark may have been given for the ClusterIP, which is in no VPC.
 
     Postrouting, before the SNAT rule: a flow of the node itself keeps its source. Binding it to what it has already is
     the only way to keep a later nat chain from it. What kube-proxy wants masqueraded is left to kube-proxy.
@@ -35,7 +37,9 @@ def table(policy: SnatPolicy) -> str:
     if policy.external_snat or policy.primary_address.version != 4 or not exempt or exempt[0].prefixlen == 0:
         return ""
     mark, masquerade = f"0x{policy.mark:08x}", f"0x{KUBE_PROXY_MASQUERADE:08x}"
-    outbound = f"iifgroup {VETH_GROUP} ct state new ct status dnat fib daddr type != local ip daddr != @exempt"
+    others = f"0x{policy.mark ^ 0xFFFFFFFF:08x}"
+    rewritten = f"iifgroup {VETH_GROUP} ct state new ct status dnat"
+    outbound = f"{rewritten} fib daddr type != local ip daddr != @exempt"
     return f"""table ip {NFT_OWN_TABLE} {{
     set exempt {{
         type ipv4_addr
@@ -45,6 +49,7 @@ def table(policy: SnatPolicy) -> str:
 
     chain prerouting {{
         type filter hook prerouting priority dstnat + 10; policy accept;
+        {rewritten} ip daddr @exempt ct mark set ct mark & {others} meta mark set meta mark & {others}
         {outbound} ct mark set ct mark | {mark}
         iifgroup {VETH_GROUP} ct mark & {mark} == {mark} meta mark set meta mark | {mark}
     }}

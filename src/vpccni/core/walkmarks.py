@@ -37,7 +37,9 @@ class OwnMarks:
     def prerouting(self, meeting: Meeting) -> Meeting:
         """A packet of a pod, after nat PREROUTING and before the route is chosen."""
         target = meeting.header.target
-        if meeting.new and meeting.translated and not meeting.local(target, "") and self.outside(target):
+        if meeting.new and meeting.translated and not self.outside(target):
+            meeting = replace(meeting, ct_mark=meeting.ct_mark & ~self.mark, mark=meeting.mark & ~self.mark)
+        elif meeting.new and meeting.translated and not meeting.local(target, ""):
             meeting = replace(meeting, ct_mark=meeting.ct_mark | self.mark)
         return replace(meeting, mark=meeting.mark | self.mark) if meeting.ct_mark & self.mark == self.mark else meeting
 
