@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vpccni.cli import lab_fault, lab_pod, lab_sg
+from vpccni.cli import lab_fault, lab_pod, lab_service, lab_sg
 from vpccni.cli.lab_calls import calls
 from vpccni.cli.lab_overlay import compare_overlay
 from vpccni.cli.lab_probe import probe
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="A VPC in a box: real nodes, ENIs and packets on this machine, no account.", no_args_is_help=True
 )
 app.add_typer(lab_pod.app, name="pod")
+app.add_typer(lab_service.app, name="service")
 app.add_typer(lab_fault.app, name="fault")
 app.add_typer(lab_sg.app, name="sg")
 restart = typer.Typer(help="Restart a program of a node.", no_args_is_help=True)

@@ -40,6 +40,7 @@ def add(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Start a pod and print its address."""
+    from vpccni.lab import services
     from vpccni.lab.pods import Pods
 
     pods = Pods(session(ctx).state)
@@ -52,6 +53,7 @@ def add(
         outcomes = pods.add_many(names, namespace, node, retry, annotations)
     made = [outcome for outcome in outcomes if isinstance(outcome, PodRecord)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, VpcCniError)]
+    services.follow(session(ctx).state)  # that select one of these names
     if output is Format.JSON:
         rows = [_row(pod) for pod in made]
         emit(rows[0] if len(names) == 1 else rows)
@@ -70,10 +72,12 @@ def rm(
     namespace: NamespaceOption = "default",
 ) -> None:
     """Stop pods; their addresses go back to the pool."""
+    from vpccni.lab import services
     from vpccni.lab.pods import Pods
 
     pods = Pods(session(ctx).state)
     errors = pods.remove_many([pods.find(name, namespace) for name in names])
+    services.follow(session(ctx).state)
     for error in errors:
         refuse(error)
     if errors:
