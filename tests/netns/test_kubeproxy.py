@@ -11,10 +11,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from test_packets import POLICY
+from kube_services import apply
 
-from vpccni.core.nftmarks import table
-from vpccni.core.snat import rules
 from vpccni.host.firewall import Firewall
 from vpccni.lab.kubeproxy import iptables, nftables
 from vpccni.lab.kubeproxy.sync import clear, present, sync
@@ -105,41 +103,32 @@ def test_what_is_no_longer_wanted_goes_and_in_the_end_everything(spaces, mode):
 @pytest.mark.parametrize("first", ["cni", "kube-proxy"])
 def test_kube_proxy_stands_in_front_and_neither_disturbs_the_other(spaces, variant, first):
     node = spaces("node")
-    firewall = Firewall(variant=variant)
 
-    def listed(*chains: str) -> list[str]:
-        text = node.run(f"iptables-{variant}-save")
-        return [line for line in shown(text).splitlines() if line.startswith(tuple(f"-A {chain} " for chain in chains))]
+    def nat(*chains: str) -> list[str]:
+        text = shown(node.run(f"iptables-{variant}-save", "-t", "nat"))
+        return [line for line in text.splitlines() if line.startswith(tuple(f"-A {chain} " for chain in chains))]
 
     with inside(node.fd):
         if first == "kube-proxy":
-            node.run(
-                f"iptables-{variant}", "-t", "nat", "-N", "KUBE-SERVICES"
-            )  # by which the next one finds the variant
+            node.run(f"iptables-{variant}", "-t", "nat", "-N", "KUBE-SERVICES")  # which tells the variant
             sync("iptables", SERVICES, KUBE_PROXY, NODE)
-        firewall.apply(rules(POLICY))
-        firewall.complete(table(POLICY))
+        apply(variant)
         sync("iptables", SERVICES, KUBE_PROXY, NODE)
-        shared, ours = listed("PREROUTING", "POSTROUTING"), listed(*OURS)
-        assert [line.split(" -j ")[1].split()[0] for line in shared if "mangle" not in line][-5:] == [
+        shared, ours, theirs = nat("PREROUTING", "POSTROUTING"), nat(*OURS), present(KUBE_PROXY)
+        assert [line.split(" -j ")[1].split()[0] for line in shared] == [
             "KUBE-SERVICES", "AWS-CONNMARK-CHAIN-0", "CONNMARK", "KUBE-POSTROUTING", "AWS-SNAT-CHAIN-0",
         ]  # fmt: skip
-        theirs = present(KUBE_PROXY)
-        assert firewall.apply(rules(POLICY)) == "" == firewall.complete(table(POLICY)), "nothing of ours was touched"
+        assert apply(variant) == "", "nothing of ours was touched"
         sync("iptables", SERVICES[:2], KUBE_PROXY, NODE)
         sync("iptables", SERVICES, KUBE_PROXY, NODE)
-        assert (listed("PREROUTING", "POSTROUTING"), listed("AWS-SNAT-CHAIN-0", "AWS-CONNMARK-CHAIN-0")) == (
-            shared,
-            ours,
-        )
+        assert (nat("PREROUTING", "POSTROUTING"), nat(*OURS)) == (shared, ours)
         assert sorted(present(KUBE_PROXY).splitlines()) == sorted(theirs.splitlines())
-        firewall.remove()
-        assert listed("KUBE-SERVICES", "KUBE-POSTROUTING") and not listed("AWS-SNAT-CHAIN-0")
+        Firewall(variant=variant).remove()
+        assert nat("KUBE-SERVICES", "KUBE-POSTROUTING") and not nat(*OURS)
         # A restore that flushes is no kube-proxy's, and what it takes is seen.
-        firewall.apply(rules(POLICY))
-        text = node.run(f"iptables-{variant}-save", "-t", "nat")
+        apply(variant)
         node.run("sh", "-c", f"echo '*nat\nCOMMIT' | iptables-{variant}-restore")
-        assert "KUBE-" in text and firewall.apply(rules(POLICY))
+        assert not nat("KUBE-SERVICES") and OURS[0] in apply(variant)
 
 
 @pytest.mark.netns

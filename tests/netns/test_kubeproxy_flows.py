@@ -11,11 +11,9 @@ import socket
 from contextlib import ExitStack, suppress
 
 import pytest
-from kube_services import CLUSTER_IP, CLUSTER_PORT, NODE_PORT, serve, service
-from test_packets import NODE, OUTSIDE, PEER, POD_A, POD_B, POLICY, PORT, World, world
+from kube_services import BACKENDS, CLUSTER_IP, CLUSTER_PORT, NODE_PORT, apply, serve, service, wanted
+from test_packets import NODE, OUTSIDE, PEER, POD_A, POD_B, PORT, World, world
 
-from vpccni.core.nftmarks import table
-from vpccni.core.snat import rules
 from vpccni.host.firewall import Firewall
 from vpccni.lab.kubeproxy.values import MODES
 from vpccni.netlink.namespace import inside
@@ -24,35 +22,34 @@ pytestmark = pytest.mark.netns
 __all__ = ["world"]
 
 
-def apply(world: World, variant: str) -> None:
-    with inside(world.node.fd):
-        Firewall(variant=variant).apply(rules(POLICY))
-        Firewall().complete(table(POLICY))
-
-
 def bare(world: World) -> None:
     """The node before any of the two has been there."""
     with inside(world.node.fd):
         Firewall().remove()
-        Firewall().complete("")
+        Firewall().nft.apply({})
     for name in ("nat", "mangle"):  # the tables of iptables-nft, with their places among the hooks
         world.node.run("nft", "delete", "table", "ip", name)
+
+
+def ours(world: World, backend: str) -> None:
+    with inside(world.node.fd):
+        apply(backend)
 
 
 def through(world: World, listener: str, *, source: str = POD_B, timeout_s: float = 1.0) -> str:
     return world.seen(source, CLUSTER_IP, port=CLUSTER_PORT, listener=listener, timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("first", ["cni", "kube-proxy"])
-def test_who_came_first_makes_no_difference(world, mode, first, variant):
+def test_who_came_first_makes_no_difference(world, mode, first, backend):
     bare(world)
     if first == "cni":
-        apply(world, variant)
+        ours(world, backend)
     serve(world, mode, service(PEER))
     if first == "kube-proxy":
-        apply(world, variant)
+        ours(world, backend)
     seen = {}
     for name, endpoint in (("in the VPC", PEER), ("outside", OUTSIDE), ("the pod itself", POD_B)):
         serve(world, mode, service(endpoint, local=endpoint == POD_B, node_port=NODE_PORT))
@@ -64,13 +61,13 @@ def test_who_came_first_makes_no_difference(world, mode, first, variant):
 def test_without_the_rule_that_takes_the_mark_back_a_service_in_the_vpc_fails_behind_an_older_kube_proxy(world):
     bare(world)
     serve(world, "nftables", service(PEER))
-    apply(world, "nft")
+    ours(world, "nft")
     assert through(world, PEER) == POD_B
     with inside(world.node.fd):
-        text = table(POLICY)
+        text = wanted("nft").nftables["ip"]
         kept = "\n".join(line for line in text.splitlines() if "ip daddr @exempt" not in line)
         assert kept != text
-        Firewall().complete(kept)
+        Firewall().nft.apply({"ip": kept})
     assert through(world, PEER, timeout_s=0.4) == "", "marked for the ClusterIP, it leaves by the primary ENI"
 
 
