@@ -13,7 +13,7 @@ import pytest
 from labs import Lab, wait_until
 
 from flows import Flow
-from vpccni.lab import nodes
+from vpccni.lab import control, nodes
 from vpccni.lab.pods import Pods
 from vpccni.lab.state import LabState
 
@@ -73,14 +73,22 @@ def test_after_a_reboot_nothing_of_the_old_pods_is_left_and_new_ones_start(lab: 
     pods = lab.add("a", "b", "c")
     state = LabState.from_environ(lab.environ)
     nodes.stop(state, "1", signal.SIGKILL)
-    # Namespaces take their veths along. The files stay, as on a node whose /var/run is on a disk.
-    for line in ip(lab, "-o", "link"):
-        if " group 9100 " in line or "alias aws-cni" in line:
-            ip(lab, "link", "del", line.split(": ")[1].split("@")[0])
-    assert not [line for line in ip(lab, "link") if "alias aws-cni" in line]
+    # The machine forgets all of this; the files stay, as on a node whose /var/run is on a disk.
+    for name in pods:
+        pod = Pods(state).find(name)
+        control.ask(state, "DELETE", "/servers", {"labels": [pod.label]})  # what runs in a pod ends with the machine
+        subprocess.run(["ip", "netns", "del", Path(pod.netns).name], check=True)
+    wait_until(lambda: not [line for line in ip(lab, "link") if "alias aws-cni" in line], 10, "the veths went along")
+    on_node = ["ip", "netns", "exec", lab.node("1")["namespace"]]
+    subprocess.run([*on_node, "nft", "flush", "ruleset"], check=True)
+    for priority in ("512", "1024", "1536", "32765"):
+        subprocess.run([*on_node, "sh", "-c", f"while ip rule del pref {priority} 2>/dev/null; do :; done"], check=True)
+    assert [line.split(":")[0] for line in ip(lab, "rule")] == ["0", "32766", "32767"]
     nodes.start(state, "1")
     nodes.wait_ready(state, "1", 30)
     assert lab.introspect("1", "/v1/pods") == {}
     wait_until(lambda: not [line for line in ip(lab, "rule") if line.startswith(("512:", "1536:"))], 10, "no rule left")
     assert not [line for line in ip(lab, "route") if any(address in line for address in pods.values())]
     assert lab.add("d")
+    assert [outcome["reached"] for outcome in lab.json("probe", "--from", "d", "--to", "internet")] == [True]
+    assert "AWS-SNAT-CHAIN-0" in subprocess.run([*on_node, "iptables-save"], capture_output=True, text=True).stdout
