@@ -3,8 +3,8 @@
  *
  * The same messages and sysctls as the product sends for a pod of a secondary ENI in the per-pod layout, in the same
  * order of three sendmsg, with nothing around them: no protocol, no allocation, no journal, no result. In IPv6 those of
- * a pod of the primary ENI, where IPv6 pods live: one rule instead of two, three more sysctls. Runs in a network
- * namespace of its own.
+ * a pod of the primary ENI, where IPv6 pods live: one rule instead of two, three more sysctls and the link-local
+ * address from which the host asks. Runs in a network namespace of its own.
  * usage: floor EMPTY PRESENT PODS CALLERS FAMILY: PRESENT pods first, unmeasured; then PODS, by CALLERS threads, in the
  * address family FAMILY (4 or 6).
  * output: "add POD TOTAL_NS START_NS" per pod, "wall NS", "cpu NS" (of all measured pods), all on stdout.
@@ -129,6 +129,23 @@ static void queue_inside(struct batch *b, int pod)
     attribute(b, NDA_LLADDR, mac, 6);
 }
 
+static void queue_link_local(struct batch *b, int pod)
+{
+    unsigned char mac[6], address[16] = {0xfe, 0x80};
+    struct ifaddrmsg own = {.ifa_family = AF_INET6, .ifa_prefixlen = 64, .ifa_scope = RT_SCOPE_LINK,
+                            .ifa_flags = IFA_F_NODAD, .ifa_index = (uint32_t)HOST_INDEX(pod)};
+
+    mac_of(pod, mac);
+    memcpy(address + 8, mac, 3);
+    memcpy(address + 11, "\xff\xfe", 2);
+    memcpy(address + 13, mac + 3, 3);
+    address[8] ^= 2;
+    message(b, RTM_NEWADDR, CREATE, &own, sizeof own);
+    attribute(b, IFA_LOCAL, address, sizeof address);
+    attribute(b, IFA_ADDRESS, address, sizeof address);
+    attribute32(b, IFA_FLAGS, IFA_F_NODAD | IFA_F_NOPREFIXROUTE);
+}
+
 static void write_sysctl(const char *name, const char *key, const char *value)
 {
     char path[128];
@@ -150,17 +167,18 @@ static void wire(int pod, int host)
     snprintf(name, sizeof name, "eni%011x", pod);
     queue_link(&link, pod, name);
     run_batch(host, &link, "the link");
-    write_sysctl(name, "accept_ra", "0");
-    write_sysctl(name, "accept_redirects", "1");
-    write_sysctl(name, "forwarding", "0");
+    if (family == AF_INET6) {
+        write_sysctl(name, "accept_ra", "0");
+        write_sysctl(name, "accept_redirects", "1");
+        write_sysctl(name, "forwarding", "0");
+        write_sysctl(name, "addr_gen_mode", "1");
+        queue_link_local(&outside, pod);
+    } else {
+        write_sysctl(name, "disable_ipv6", "1");
+    }
     queue_inside(&inside, pod);
     enter(pod_ns[pod]);
     int fd = route_socket();
-    if (family == AF_INET6) {
-        write_sysctl("eth0", "disable_ipv6", "0");
-        write_sysctl("lo", "disable_ipv6", "0");
-        write_sysctl("eth0", "accept_dad", "0");
-    }
     enter(node_ns);
     run_batch(fd, &inside, "the pod's objects");
     close(fd);

@@ -50,6 +50,7 @@ RULE = Rule(c.RULE_TO_POD, c.TABLE_MAIN, dst=c.host_network(POD), protocol=c.PRO
         ("new", Link("eth1", index=3, mtu=1500, up=True)),
         ("new", Link("eth0", index=2, mtu=9001)),
         ("del", Address(ip_interface("192.168.0.20/19"), 3)),
+        ("del", Address(ip_interface("fe80::1/64"), 1005)),
         ("new", Address(ip_interface("192.168.0.77/19"), 3)),
     ],
     ids=str,
@@ -75,6 +76,8 @@ def test_what_somebody_takes_or_bends_is_a_reason(verb, value):
         ("new", Neighbour(OTHER, 2)),
         ("new", Address(ip_interface("192.168.0.77/19"), 2)),  # on the primary ENI
         ("new", Address(ip_interface("fe80::1/64"), 3)),
+        ("del", Address(ip_interface("fe80::1/64"), 1006)),  # of a pod that is deleted
+        ("new", Address(ip_interface("fe80::1/64"), 1005)),
     ],
     ids=str,
 )

@@ -171,7 +171,7 @@ def test_a_grant_carries_its_local_address_until_it_is_released_or_undone():
 
 
 def host_of(wired, index: int) -> tuple[Link, list]:
-    link = Link(wired.link.name, index=index, kind="veth", alias=wired.alias)
+    link = Link(wired.link.name, index=index, kind="veth", mac=wired.link.mac, alias=wired.alias)
     return link, [request.value for request in wired.host_requests if not isinstance(request.value, Link)]
 
 
@@ -189,7 +189,10 @@ def test_the_kernel_alone_tells_the_two_links_of_a_pod_and_what_is_missing():
     live = {pod.addresses[0]: link, pod.addresses[1]: local}
     assert repairs(objects, live) == []
     missing = [value for value in objects if not isinstance(value, Address)]
-    assert text(repairs(missing, live)) == [f"ip addr replace 169.254.172.1/32 scope link dev {local.name}"]
+    assert text(repairs(missing, live)) == [
+        f"ip addr replace fe80::858:ff:fe00:3/64 nodad noprefixroute dev {link.name}",
+        f"ip addr replace 169.254.172.1/32 scope link dev {local.name}",
+    ]
 
 
 def test_the_gos_random_links_keep_their_addresses_reserved():

@@ -13,7 +13,7 @@ from vpccni.core import conventions as c
 from vpccni.core.diff import identity, inverse
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
 from vpccni.core.podseen import is_pod_link, is_pod_route, is_pod_rule, link_of, pods
-from vpccni.netlink.values import Link, Route, Rule
+from vpccni.netlink.values import Address, Link, Route, Rule
 
 PLAN = PodLinkPlan(1005, "0a:58:00:00:00:03")
 
@@ -46,11 +46,7 @@ def test_a_pod_on_a_secondary_eni_gets_these_commands_in_this_order():
         "ip rule add pref 1536 from 192.168.0.201/32 table 2 protocol 91",
         "ip link set eni0761ccbeace alias 'aws-cni aws-cni c1 eth0 default/web-1'",
     ]
-    assert [f"{path.rpartition('/')[2]}={value}" for path, value in wired.sysctls] == [
-        "accept_ra=0",
-        "accept_redirects=1",
-        "forwarding=0",
-    ]
+    assert wired.sysctls == (("net/ipv6/conf/eni0761ccbeace/disable_ipv6", "1"),)
     assert wired.pod_sysctls == ()
 
 
@@ -81,8 +77,14 @@ def test_an_ipv6_pod_differs_only_by_its_addresses():
         "ip -6 route add default via fe80::1 dev eth0 table main metric 1024",
         "ip neigh add fe80::1 lladdr 0a:58:00:00:00:03 dev eth0 nud permanent",
     ]
-    assert ("net/ipv6/conf/eth0/accept_dad", "0") in wired.pod_sysctls
-    assert (f"net/ipv6/conf/{wired.link.name}/accept_dad", "0") in wired.sysctls
+    assert [f"{path.rpartition('/')[2]}={value}" for path, value in wired.sysctls] == [
+        "accept_ra=0",
+        "accept_redirects=1",
+        "forwarding=0",
+        "addr_gen_mode=1",
+    ]
+    assert text(wired.host_requests)[0] == "ip addr add fe80::858:ff:fe00:3/64 nodad noprefixroute dev eni0761ccbeace"
+    assert ("net/ipv6/conf/eth0/disable_ipv6", "0") in wired.pod_sysctls
 
 
 def test_an_interface_with_addresses_of_both_families_gets_a_gateway_of_each():
@@ -137,6 +139,7 @@ def test_every_host_request_has_an_inverse_and_is_recognised_as_a_pods(pairs):
             (isinstance(value, Rule) and is_pod_rule(value))
             or (isinstance(value, Route) and is_pod_route(value))
             or (isinstance(value, Link))
+            or (isinstance(value, Address) and value.scope == "link")
         )
     values = [request.value for request in wired.host_requests]
     link = Link(wired.link.name, index=1005, kind="veth", alias=wired.alias)

@@ -134,8 +134,10 @@ def test_everybody_reaches_everybody_at_once_and_sees_who_it_is(world, layout):
     ]  # fmt: skip
     (own,) = [line for line in world.places[POD_A].ip("-6 addr show dev eth0") if POD_A in line]
     assert "nodad" in own and "tentative" not in own
-    for space, link in ((world.places[POD_A], "eth0"), (world.node, host_link_name("eni", "default", "web-0"))):
-        assert space.run("sysctl", "-n", f"net.ipv6.conf.{link}.accept_dad").strip() == "0", "nothing is on probation"
+    veth = host_link_name("eni", "default", "web-0")
+    (asking,) = [line for line in world.node.ip(f"-6 addr show dev {veth}") if line.startswith("inet6")]
+    assert asking.startswith("inet6 fe80:") and "nodad" in asking and "tentative" not in asking
+    assert not [line for line in world.node.ip("-6 route") if line.startswith("fe80::/64") and veth in line]
     if layout == "shared":
         pods = Pods([wired.attachment for wired in world.wirings.values()])
         sources = {ip_network(f"{ON_PRIMARY}/80"): 254, ip_network(f"{ON_SECOND}/80"): 2}

@@ -86,7 +86,7 @@ CASES = {
     "an ENI down": ("link", "ip link set eth1 down"),
     "an ENI's MTU": ("link", "ip link set eth1 mtu 1500"),
     "strict filtering": ("sysctl", "sysctl -qw net.ipv4.conf.eth0.rp_filter=1"),
-    "a veth that listens to router advertisements": ("sysctl", f"sysctl -qw net.ipv6.conf.{VETH}.accept_ra=2"),
+    "a veth that speaks IPv6": ("sysctl", f"sysctl -qw net.ipv6.conf.{VETH}.disable_ipv6=0"),
     "our chain flushed": ("firewall", "iptables -t nat -F AWS-SNAT-CHAIN-0"),
     "all of nat flushed": ("firewall", "iptables -t nat -F"),
     "all of mangle flushed": ("firewall", "iptables -t mangle -F"),

@@ -91,4 +91,5 @@ def test_after_a_reboot_nothing_of_the_old_pods_is_left_and_new_ones_start(lab: 
     assert not [line for line in ip(lab, "route") if any(address in line for address in pods.values())]
     assert lab.add("d")
     assert [outcome["reached"] for outcome in lab.json("probe", "--from", "d", "--to", "internet")] == [True]
-    assert "AWS-SNAT-CHAIN-0" in subprocess.run([*on_node, "iptables-save"], capture_output=True, text=True).stdout
+    saved = subprocess.run([*on_node, "iptables-save"], check=True, capture_output=True, text=True).stdout
+    assert "AWS-SNAT-CHAIN-0" in saved

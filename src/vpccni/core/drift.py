@@ -80,6 +80,8 @@ def _link_is_wrong(link: Link, known: Known) -> bool:
 
 
 def _address_is_wrong(verb: str, value: Address, known: Known) -> bool:
+    if value.index in known.mtus:
+        return verb == "del" and value.scope == "link"
     ours = known.enis.get(value.index)
     if ours is None or value.scope != "global":
         return False

@@ -190,14 +190,17 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
 def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, ...]:
     """Kernel settings of the host veth of an interface with these addresses.
 
-    The pod must not make the host a listener of router advertisements. Set for IPv4 pods too.
+    The pod must not make the host a listener of router advertisements. Towards an IPv4 pod the host speaks no IPv6 at
+    all, and towards an IPv6 pod the kernel makes no address of its own: at every change of a link it walks through the
+    IPv6 routes of all links, and would add three for each veth.
     """
     if any(each.nic == c.EGRESS_NIC for each in addresses):
         return egress.host_sysctls(name)
     conf = f"net/ipv6/conf/{name}/"
-    # The host asks for the pod's MAC from the veth's link-local address: no two seconds of probation for that one.
-    quick = ((conf + "accept_dad", "0"),) if any(each.address.version == 6 for each in addresses) else ()
-    return (conf + "accept_ra", "0"), (conf + "accept_redirects", "1"), (conf + "forwarding", "0"), *quick
+    if all(each.address.version == 4 for each in addresses):
+        return ((conf + "disable_ipv6", "1"),)
+    values = {"accept_ra": "0", "accept_redirects": "1", "forwarding": "0", "addr_gen_mode": "1"}
+    return tuple((conf + key, value) for key, value in values.items())
 
 
 @lru_cache(maxsize=1024)  # asked every second about every pod
@@ -215,9 +218,7 @@ def _named(link: Link, alias: str) -> Request:
 def _pod_sysctls(addresses: Sequence[PodAddress], name: str) -> tuple[Sysctl, ...]:
     if all(each.address.version == 4 for each in addresses):
         return ()
-    # Duplicate address detection takes two seconds, and the VPC knows of no second holder.
-    values = [(name, "disable_ipv6", "0"), ("lo", "disable_ipv6", "0"), (name, "accept_dad", "0")]
-    return tuple((f"net/ipv6/conf/{device}/{key}", value) for device, key, value in values)
+    return tuple((f"net/ipv6/conf/{device}/disable_ipv6", "0") for device in (name, "lo"))
 
 
 def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> tuple[Request, ...]:
@@ -240,13 +241,23 @@ def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> t
 
 
 def _outside(addresses: Sequence[PodAddress], link: Link, layout: Layout) -> list[Request]:
-    return [add(value) for each in addresses for value in host_objects(each, link, layout)]
+    values = [value for each in addresses for value in host_objects(each, link, layout)]
+    return [add(value) for value in dict.fromkeys(values)]
 
 
 def host_objects(each: PodAddress, link: Link, layout: Layout) -> list[Value]:
     """What the host needs for one address of a pod behind `link`: its route, and rules if they are the pod's own."""
-    local = egress.outside(each.address, link) if each.nic == c.EGRESS_NIC else ()
+    local = egress.outside(each.address, link) if each.nic == c.EGRESS_NIC else _ask_from(each.address, link)
     return [*local, pod_route(each.address, link.index, link.name, layout), *pod_rules(each, layout)]
+
+
+def _ask_from(address: IPAddress, link: Link) -> tuple[Address, ...]:
+    """The link-local address from which the host asks an IPv6 pod for its MAC: at once (`nodad`), and without the route
+    to all link-local addresses, of which there would be one per veth."""
+    if address.version == 4:
+        return ()
+    own = IPv6Interface((egress.link_local(link.mac), 64))
+    return (Address(own, link.index, link.name, nodad=True, noprefixroute=True),)
 
 
 def pod_route(address: IPAddress, index: int, dev: str = "", layout: Layout = "per-pod") -> Route:

@@ -15,6 +15,8 @@ from vpccni.netlink.values import Address, Link, Route, Rule, Value
 
 _SYSCTLS = {
     "accept_dad": "pods of this ENI can reach its gateway as soon as it is up; EC2 gives no address twice",
+    "disable_ipv6": "the host has no business in IPv6 with an IPv4 pod; or IPv6 is needed here",
+    "addr_gen_mode": "the daemon makes the only link-local address that the host needs towards a pod",
     "rp_filter": "replies to translated flows of pods on other ENIs arrive here; strict filtering would drop them",
     "ip_forward": "the node routes between pods and ENIs",
     "forwarding": "the node routes IPv6 between pods and ENIs, or must not learn routes from a pod",

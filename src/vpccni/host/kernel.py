@@ -19,7 +19,6 @@ from vpccni.host import sysctl
 from vpccni.host.podwire import OpenSocket, PodWirer
 from vpccni.host.undo import GONE
 from vpccni.netlink.errors import NetlinkError
-from vpccni.netlink.ipv6conf import PLACES
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import IPAddress, Link, Request, Route, Value, delete, delete_group, set_link
@@ -109,17 +108,8 @@ class NodeKernel:
     def differing_sysctls(self, settings: Iterable[Sysctl]) -> list[Sysctl]:
         """Those settings that the kernel has and that have another value there."""
         links = self._host.ipv6_settings()
-        differing = []
         with inside(self._netns_fd):
-            for path, value in settings:
-                *_, link, key = path.split("/")
-                if key in PLACES and path == f"net/ipv6/conf/{link}/{key}" and link not in ("all", "default"):
-                    differs = link in links and str(links[link][key]) != value
-                else:
-                    differs = sysctl.read(path) not in (None, value)
-                if differs:
-                    differing.append((path, value))
-        return differing
+            return sysctl.differing(settings, links)
 
     def apply_sysctls(self, settings: Iterable[Sysctl]) -> list[Sysctl]:
         """Write the settings that differ; what was written."""

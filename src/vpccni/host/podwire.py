@@ -109,7 +109,7 @@ class PodWirer:
     def _connect(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal) -> None:
         """The steps after a new link. In the pod only rules need an inverse: all else goes with the link."""
         _write_all(wiring.sysctls, self._host_fd)
-        _write_all(wiring.pod_sysctls, netns_fd)
+        _write_in_pod(wiring.pod_sysctls, pod, netns_fd)
         results = pod.batch(wiring.pod_requests)
         for request, refusal in zip(wiring.pod_requests, results, strict=True):
             if refusal is None and isinstance(request.value, Rule):
@@ -220,6 +220,16 @@ def _write_all(settings: Sequence[Sysctl], netns_fd: int | None) -> None:
     if settings:
         with inside(netns_fd):
             for path, value in settings:
+                sysctl.write(path, value)
+
+
+def _write_in_pod(settings: Sequence[Sysctl], pod: RouteSocket, netns_fd: int) -> None:
+    """Only what differs. Every file below /proc/sys that was ever opened in any pod makes opening one slower, in every
+    namespace: the kernel looks through all pods' entries of that name."""
+    if settings:
+        links = pod.ipv6_settings()
+        with inside(netns_fd):
+            for path, value in sysctl.differing(settings, links):
                 sysctl.write(path, value)
 
 

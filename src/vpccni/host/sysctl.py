@@ -8,10 +8,11 @@ namespace lacks the feature (no IPv6). Must never decide a value. Works in the c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vpccni.core.podnet import Sysctl
 from vpccni.errors import HostError
+from vpccni.netlink.ipv6conf import PLACES
 
 ROOT = "/proc/sys/"
 
@@ -45,6 +46,21 @@ def write(path: str, value: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def differing(settings: Iterable[Sysctl], links: Mapping[str, Mapping[str, int]]) -> list[Sysctl]:
+    """Those settings that the kernel has and that have another value there. `links` is what
+    `RouteSocket.ipv6_settings` says of the same namespace; only the others are read as files."""
+    found = []
+    for path, value in settings:
+        *_, link, key = path.split("/")
+        if key in PLACES and path == f"net/ipv6/conf/{link}/{key}" and link not in ("all", "default"):
+            differs = link in links and str(links[link][key]) != value
+        else:
+            differs = read(path) not in (None, value)
+        if differs:
+            found.append((path, value))
+    return found
 
 
 def apply(settings: Iterable[Sysctl]) -> list[Sysctl]:

@@ -15,8 +15,15 @@ from vpccni.netlink import attribute_numbers as n
 from vpccni.netlink.wire import AF_INET6, LINK_BODY, RTM_NEWLINK, attributes, messages
 
 # Places in the array. Those that are not here are read as files.
-PLACES = {"forwarding": 0, "accept_ra": 3, "accept_redirects": 4, "disable_ipv6": 26, "accept_dad": 27}
-_ALL = Struct("=28i")  # newer kernels add to the end
+PLACES = {
+    "forwarding": 0,
+    "accept_ra": 3,
+    "accept_redirects": 4,
+    "disable_ipv6": 26,
+    "accept_dad": 27,
+    "addr_gen_mode": 47,
+}
+_ALL = Struct("=48i")  # newer kernels add to the end
 
 Settings = dict[str, dict[str, int]]
 
