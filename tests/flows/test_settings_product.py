@@ -33,6 +33,7 @@ CHANGES = {
     "ports-kept": {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "none"},
 }
 LAYOUTS = ("per-pod", "shared")
+BACKENDS = ("nftables", "iptables-legacy")
 
 
 @pytest.mark.parametrize(("layout", "change"), list(product(LAYOUTS, CHANGES)))
@@ -46,6 +47,19 @@ def test_the_matrix_holds_and_each_object_is_needed(flow_lab: FlowLab, layout: s
     ports = "kept" if change == "ports-kept" else "random"
     if change in ("defaults", "hashrandom", "ports-kept"):
         assert by_site["secondary-to-site", "tcp"].endswith(f"port {ports}")
+
+
+@pytest.mark.parametrize(("backend", "change"), [*product(BACKENDS[:1], CHANGES), (BACKENDS[1], "defaults")])
+def test_the_matrix_holds_with_every_firewall_backend(flow_lab: FlowLab, backend: str, change: str) -> None:
+    flow_lab.restart({**DEFAULTS, "VPCCNI_RULE_LAYOUT": "per-pod", "VPCCNI_FIREWALL": backend, **CHANGES[change]})
+    try:
+        results = flow_lab.selftest("--node", "1", "--negatives")
+        services = flow_lab.selftest("--node", "1", "--negatives", "--services", "iptables", "--rows", "5-8,13-15")
+    finally:
+        flow_lab.restart({"VPCCNI_FIREWALL": "auto"})
+    for played in (results, services):
+        assert {row["verdict"] for row in played} == {"passed"}
+        assert sum(bool(row["negative"]) for row in played) >= 20
 
 
 @pytest.fixture(params=["ipv6", "dual-stack"])

@@ -23,6 +23,13 @@ def test_a_flush_tells_the_chain_and_a_read_tells_nothing(spaces):
         node.run("nft", "delete table ip aws-cni")
         seen = list(here.events())
         assert seen[0] == FirewallEvent("new", "aws-cni") and FirewallEvent("del", "aws-cni") in seen
+        node.run("nft", "add table ip ours; add set ip ours some { type ipv4_addr; }")
+        assert FirewallEvent("new", "ours", "some") in list(here.events())
+        for verb, said in (("add", "new"), ("delete", "del")):
+            node.run("nft", f"{verb} element ip ours some {{ 192.0.2.1 }}")
+            assert FirewallEvent(said, "ours", "some") in list(here.events())
+        node.run("nft", "delete set ip ours some")
+        assert FirewallEvent("del", "ours", "some") in list(here.events())
         assert list(elsewhere.events()) == []
 
 

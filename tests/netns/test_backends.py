@@ -12,6 +12,7 @@ from functools import cache
 import pytest
 from restarts import BACKENDS, CIDRS, restart
 
+from vpccni.host.firewall import Firewall
 from vpccni.netlink.namespace import inside
 
 pytestmark = [
@@ -106,7 +107,7 @@ def run(spaces: Callable, count: int, seed: int) -> None:
 
 
 def test_any_order_of_settings_and_backends_ends_as_from_scratch_and_a_second_start_changes_nothing(spaces):
-    run(spaces, 14, 1)
+    run(spaces, 6, 1)
 
 
 @pytest.mark.long
@@ -128,3 +129,27 @@ def test_a_rule_that_another_backend_has_left_would_show(spaces):
         node.run("iptables-legacy", "-t", "nat", "-N", "AWS-SNAT-CHAIN-3")
         assert state(node) != state(fresh)
         assert "AWS-SNAT-CHAIN-3" in "".join(restart("nftables")) and state(node) == state(fresh)
+
+
+def test_a_machine_with_nft_and_no_iptables_gets_the_native_rules_and_one_with_both_does_not(spaces, tmp_path):
+    (tmp_path / "nft").symlink_to("/usr/sbin/nft")
+    native, usual = spaces(), spaces()
+    with inside(native.fd):
+        assert len(restart("auto", firewall=Firewall((str(tmp_path),)))) == 1
+        assert restart("nftables") == [], "it is what the setting would have made"
+    with inside(usual.fd):
+        restart("auto")
+    assert "AWS, SNAT" in native.run("nft", "list", "table", "ip", "vpccni")
+    assert "AWS, SNAT" not in usual.run("nft", "list", "table", "ip", "vpccni")
+
+
+def test_kube_proxys_table_is_looked_for_at_every_start(spaces):
+    node = spaces()
+    with inside(node.fd):
+        restart("auto")
+        node.run("nft", "add table ip kube-proxy")
+        assert "AWS-SNAT-CHAIN-0" in "".join(restart("auto")) and restart("auto") == []
+        assert not [line for line in state(node) if line.startswith("iptables")]
+        node.run("nft", "delete table ip kube-proxy")
+        restart("auto")
+        assert [line for line in state(node) if line.startswith("iptables")]

@@ -7,6 +7,7 @@ and through a service. The VPC of `test_packets` drops whatever is not translate
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from ipaddress import IPv4Network
 
 import pytest
 from kube_services import CLUSTER_IP, CLUSTER_PORT, serve, service
+from restarts import restart
 from test_packets import NODE, OUTSIDE, POD_B, POLICY, PORT, World, world
 
 from vpccni.core.nftmarks import table
@@ -149,3 +151,53 @@ def test_a_table_that_is_removed_and_added_again_loses_flows(served):
         apply(POLICY)
 
     assert flows_during(served, remove).lost > 0
+
+
+ROUND = ("iptables-nft", "nftables", "iptables-legacy", "nftables", "iptables-nft", "iptables-legacy", "iptables-nft")
+EXCLUDING = {"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.78.0.0/16,10.1.1.1/32"}
+
+
+@pytest.mark.skipif(shutil.which("iptables-legacy-save", path="/usr/sbin") is None, reason="needs both variants")
+def test_no_flow_escapes_while_restarts_go_from_one_backend_to_another(served):
+    def change() -> None:
+        for backend in ROUND:
+            restart(backend)
+            ours = served.node.run("nft", "list", "ruleset"), served.node.run("iptables-nft-save")
+            assert ("AWS, SNAT" in ours[0] + ours[1]) == (backend != "iptables-legacy")
+
+    flows = flows_during(served, change)
+    assert flows.begun > 300 and flows.connections > 60
+    assert flows.lost == 0, flows
+    assert flows.sources == {NODE}
+
+
+@pytest.mark.long
+def test_no_flow_escapes_while_the_native_backend_is_applied_again_and_changed(served):
+    with inside(served.node.fd):
+        restart("nftables")
+
+    def change() -> None:
+        for environ in (EXCLUDING, {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "none"}, {}):
+            assert len(restart("nftables", environ)) == 1
+            assert restart("nftables", environ) == []
+        served.node.run("nft", "flush chain ip vpccni inbound")  # what the pod's flows do not need
+        assert len(restart("nftables")) == 1
+
+    flows = flows_during(served, change)
+    assert flows.begun > 100 and flows.connections > 20
+    assert flows.lost == 0, flows
+    assert flows.sources == {NODE}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("iptables-nft", "nftables"), pytest.param("nftables", "iptables-nft", marks=pytest.mark.long)]
+)
+def test_an_old_backend_that_goes_before_the_new_one_is_in_force_loses_flows(served, old, new):
+    def change() -> None:
+        Firewall().nft.apply({})
+        Firewall(variant="nft").remove()
+        restart(new)
+
+    with inside(served.node.fd):
+        restart(old)
+    assert flows_during(served, change).lost > 0

@@ -7,6 +7,7 @@ The router delivers by owned address and drops what does not come from an addres
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -100,8 +101,9 @@ def vpc(router, node, peer, outside) -> None:
     node.ip("route add default via 192.168.0.1 dev eth0")
 
 
-@pytest.fixture
-def world(spaces) -> Iterator[World]:
+@contextmanager
+def built(spaces) -> Iterator[World]:
+    """The world of this folder's packets, with the iptables rules in force."""
     node, router, peer, outside, pod_a, pod_b = (
         spaces(role) for role in ("node", "router", "peer", "outside", "pod-a", "pod-b")
     )
@@ -119,6 +121,12 @@ def world(spaces) -> Iterator[World]:
         made.firewall()
         made.wire("web-0", POD_A, 254, 1003)
         made.wire("web-1", POD_B, 2, 1005)
+        yield made
+
+
+@pytest.fixture
+def world(spaces) -> Iterator[World]:
+    with built(spaces) as made:
         yield made
 
 

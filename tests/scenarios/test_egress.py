@@ -43,8 +43,17 @@ def ip(lab: Lab, *words: str) -> str:
     return subprocess.run(["ip", "-n", space, *words], capture_output=True, text=True, check=True).stdout
 
 
+NATIVE = {"VPCCNI_FIREWALL": "nftables"}
+
+
 @pytest.mark.parametrize(
-    ("version", "environ"), [(4, IPV6_CLUSTER), (6, {"ENABLE_V6_EGRESS": "true"})], ids=["v4if0", "v6if0"]
+    ("version", "environ"),
+    [
+        pytest.param(4, IPV6_CLUSTER, id="v4if0"),
+        pytest.param(6, {"ENABLE_V6_EGRESS": "true"}, id="v6if0"),
+        pytest.param(4, {**IPV6_CLUSTER, **NATIVE}, id="v4if0 nftables", marks=pytest.mark.long),
+        pytest.param(6, {"ENABLE_V6_EGRESS": "true", **NATIVE}, id="v6if0 nftables", marks=pytest.mark.long),
+    ],
 )
 def test_pods_reach_the_other_family_as_the_node(lab: Lab, version: int, environ: dict[str, str]) -> None:
     node = up(lab, "--ipv6", **environ)
@@ -58,8 +67,10 @@ def test_pods_reach_the_other_family_as_the_node(lab: Lab, version: int, environ
         assert answer(lab, pod, SERVERS[10 - version]) is not None, "their own family as ever"
     assert answer(lab, "a", local["b"]) is None, "no way from pod to pod"
     # A restart keeps the addresses, repairs the rules that were lost, and gives nobody a second one.
-    program = "iptables" if version == 4 else "ip6tables"
-    lab.run("exec", "node/1", "--", program, "-t", "nat", "-F", "POSTROUTING")
+    flush = f"{'iptables' if version == 4 else 'ip6tables'} -t nat -F POSTROUTING"
+    if "VPCCNI_FIREWALL" in environ:
+        flush = f"nft flush chain {'ip' if version == 4 else 'ip6'} vpccni translation"
+    lab.run("exec", "node/1", "--", *flush.split())
     lab.run("restart", "ipamd", "--node", "1", "--kill")
     wait_until(lambda: answer(lab, "a", SERVERS[version]) is not None, 10, "the rules are back")
     assert locals_of(lab) == local

@@ -18,7 +18,8 @@ _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES, _SUBSYSTEM = 7, 10
 _NFGENMSG_BYTES = 4
 
-# Message -> (what happened, attribute of the table's name, attribute of the chain's name or 0); linux/nf_tables.h.
+# Message -> (what happened, attribute of the table's name, attribute of the chain's or set's name or 0): tables,
+# chains, rules, sets, elements of sets; linux/nf_tables.h.
 _Verb = Literal["new", "del", "resync"]
 _KINDS: dict[int, tuple[_Verb, int, int]] = {
     0: ("new", 1, 0),
@@ -27,12 +28,17 @@ _KINDS: dict[int, tuple[_Verb, int, int]] = {
     5: ("del", 1, 3),
     6: ("new", 1, 2),
     8: ("del", 1, 2),
+    9: ("new", 1, 2),
+    11: ("del", 1, 2),
+    12: ("new", 1, 2),
+    14: ("del", 1, 2),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FirewallEvent:
-    """A table (`chain` empty), a chain or a rule in it came or went; `resync`: events were lost."""
+    """A table (`chain` empty), a chain or a rule in it came or went; `resync`: events were lost. The name of a set that
+    changed stands for a chain's."""
 
     verb: _Verb
     table: str = ""
