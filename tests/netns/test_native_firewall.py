@@ -11,17 +11,15 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from kube_services import CLUSTER_IP, NODE_PORT, serve, service
 from restarts import CIDRS, restart
-from test_packets import ENI1, NODE, OUTSIDE, PEER, POD_A, POD_B, PORT, World, built
-from test_services_outside import SERVICE, port_outside, serve
+from test_packets import ENI1, NODE, OUTSIDE, PEER, POD_A, POD_B, World, built
+from test_services_outside import port_outside
 
+from vpccni.lab.kubeproxy.values import MODES
 from vpccni.netlink.namespace import inside
 
 pytestmark = pytest.mark.netns
-
-NODE_PORT = 30080
-FORMS = ["iptables", "nftables"]
-MASQUERADE = "meta mark & 0x4000 == 0x4000 meta mark set meta mark ^ 0x4000 masquerade fully-random"
 
 
 def start(world: World, cidrs=CIDRS, **environ: str) -> None:
@@ -56,24 +54,6 @@ def without(world: World, chain: str, comment: str) -> None:
         nft(world, f"delete rule ip vpccni {chain} handle {line.rsplit(maxsplit=1)[1]}")
 
 
-def node_port(world: World, form: str, *, masquerade: bool = False, target: str = POD_B) -> None:
-    """A port of the node that leads to the pod, as kube-proxy makes it in one of its modes."""
-    if form == "nftables":
-        match, mark = f"ip daddr {NODE} tcp dport {NODE_PORT}", "meta mark set meta mark | 0x4000" if masquerade else ""
-        nft(world, "add table ip kube-proxy")
-        nft(world, "add chain ip kube-proxy pre { type nat hook prerouting priority dstnat; }")
-        nft(world, "add chain ip kube-proxy post { type nat hook postrouting priority srcnat; }")
-        nft(world, f"add rule ip kube-proxy pre {match} {mark} dnat to {target}:{PORT}")
-        nft(world, f"add rule ip kube-proxy post {MASQUERADE}")
-        return
-    rules = [f"-I PREROUTING -d {NODE} -p tcp --dport {NODE_PORT} -j DNAT --to-destination {target}:{PORT}"]
-    if masquerade:
-        rules.append(f"-I PREROUTING -d {NODE} -p tcp --dport {NODE_PORT} -j MARK --or-mark 0x4000")
-        rules.append("-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE")
-    for rule in rules:
-        world.node.run("iptables", "-t", "nat", *rule.split())
-
-
 def test_everybody_reaches_everybody_and_is_seen_as_documented(native):
     expected = {
         (POD_A, POD_B): POD_A, (POD_B, POD_A): POD_B, (POD_A, PEER): POD_A, (POD_B, PEER): POD_B,
@@ -95,41 +75,41 @@ def test_without_mark_restore_or_translation_the_internet_is_out_of_reach(native
     assert native.seen(POD_B, OUTSIDE) == NODE
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_service_with_an_endpoint_outside_the_vpc_works_from_both_enis_thanks_to_the_mark(native, form):
-    serve(native, form, OUTSIDE)
-    assert native.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
-    assert native.seen(POD_A, SERVICE, port=80, listener=OUTSIDE) == NODE
+@pytest.mark.parametrize("mode", MODES)
+def test_a_service_with_an_endpoint_outside_the_vpc_works_from_both_enis_thanks_to_the_mark(native, mode):
+    serve(native, mode, service(OUTSIDE))
+    assert native.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
+    assert native.seen(POD_A, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
     without(native, "outbound", "AWS, outbound connections")
-    assert native.fails(POD_B, SERVICE, port=80, listener=OUTSIDE)
+    assert native.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_mark_in_a_chain_of_type_nat_would_never_see_what_kube_proxy_rewrote(native, form):
-    serve(native, form, OUTSIDE)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mark_in_a_chain_of_type_nat_would_never_see_what_kube_proxy_rewrote(native, mode):
+    serve(native, mode, service(OUTSIDE))
     without(native, "outbound", "AWS, outbound connections")
     nft(native, "add chain ip vpccni wrong { type nat hook prerouting priority dstnat + 5; }")
     nft(native, "add rule ip vpccni wrong iifgroup 9100 ip daddr != @exempt ct mark set ct mark | 0x80")
     assert native.seen(POD_B, OUTSIDE) == NODE, "a direct flow is marked either way"
-    assert native.fails(POD_B, SERVICE, port=80, listener=OUTSIDE)
+    assert native.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_service_within_the_vpc_leaves_by_the_pods_own_eni(native, form):
-    serve(native, form, PEER)
-    assert native.seen(POD_B, SERVICE, port=80, listener=PEER) == POD_B
+@pytest.mark.parametrize("mode", MODES)
+def test_a_service_within_the_vpc_leaves_by_the_pods_own_eni(native, mode):
+    serve(native, mode, service(PEER))
+    assert native.seen(POD_B, CLUSTER_IP, port=80, listener=PEER) == POD_B
     start(native, cidrs=CIDRS[1:])  # the negative: a VPC without the peer's network
-    assert native.seen(POD_B, SERVICE, port=80, listener=PEER) == NODE
+    assert native.seen(POD_B, CLUSTER_IP, port=80, listener=PEER) == NODE
 
 
-@pytest.mark.parametrize(("form", "masquerade"), [("nftables", False), ("iptables", True)], ids=["Local", "Cluster"])
-def test_a_node_port_leads_to_a_pod_on_a_secondary_eni_thanks_to_the_mark(native, form, masquerade):
-    node_port(native, form, masquerade=masquerade)
+@pytest.mark.parametrize(("mode", "local"), [("nftables", True), ("iptables", False)], ids=["Local", "Cluster"])
+def test_a_node_port_leads_to_a_pod_on_a_secondary_eni_thanks_to_the_mark(native, mode, local):
+    serve(native, mode, service(POD_B, local=True, node_port=NODE_PORT, local_policy=local))
 
     def seen() -> str:
         return native.seen(OUTSIDE, NODE, port=NODE_PORT, listener=POD_B, timeout_s=0.4)
 
-    assert seen() == (NODE if masquerade else OUTSIDE)
+    assert seen() == (OUTSIDE if local else NODE)
     without(native, "inbound", "AWS, primary ENI")
     assert seen() == ""
     start(native)
@@ -140,24 +120,27 @@ def test_a_node_port_leads_to_a_pod_on_a_secondary_eni_thanks_to_the_mark(native
     assert seen() != "", "with external SNAT too"
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_kube_proxys_masquerading_comes_first_and_is_the_only_one(native, form):
+@pytest.mark.parametrize("mode", MODES)
+def test_kube_proxys_masquerading_comes_first_and_is_the_only_one(native, mode):
     """A port of the node that leads to a server outside: translated once, by kube-proxy, and answers find back."""
-    node_port(native, form, masquerade=True, target=OUTSIDE)
+    serve(native, mode, service(OUTSIDE, node_port=NODE_PORT))
+    nft(native, "insert rule ip vpccni translation counter")
+
+    def counted() -> int:
+        listed = native.node.run("nft", "list", "chain", "ip", "vpccni", "translation")
+        return int(listed.split("counter packets ")[1].split()[0])
+
     assert native.seen(PEER, NODE, port=NODE_PORT, listener=OUTSIDE) == NODE
-    counted = "insert rule ip vpccni translation counter"
-    nft(native, counted)
-    assert native.seen(PEER, NODE, port=NODE_PORT, listener=OUTSIDE) == NODE
-    assert "counter packets 0" in native.node.run("nft", "list", "chain", "ip", "vpccni", "translation")
+    assert counted() == 0
     assert native.seen(POD_B, OUTSIDE) == NODE
-    assert "counter packets 1 " in native.node.run("nft", "list", "chain", "ip", "vpccni", "translation")
+    assert counted() == 1
 
 
 def test_with_external_snat_pods_are_seen_as_themselves(native):
     start(native, AWS_VPC_K8S_CNI_EXTERNALSNAT="true")
-    serve(native, "nftables", OUTSIDE)
+    serve(native, "nftables", service(OUTSIDE))
     assert [native.seen(pod, OUTSIDE) for pod in (POD_A, POD_B)] == [POD_A, POD_B]
-    assert native.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == POD_B
+    assert native.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == POD_B
     assert native.seen(POD_B, PEER) == POD_B
 
 
@@ -176,14 +159,14 @@ def test_flows_of_the_node_itself_keep_their_port(native):
 
 
 def test_bits_of_others_in_both_marks_survive(native):
-    serve(native, "nftables", OUTSIDE)
+    serve(native, "nftables", service(OUTSIDE))
     nft(native, "add table ip other; add chain ip other pre { type filter hook prerouting priority mangle - 5; }; "
                 'add rule ip other pre iifname "eni*" meta mark set meta mark | 0x10000 ct mark set ct mark | 0x20000; '
                 "add chain ip other forward { type filter hook forward priority filter; }; "
                 f"add rule ip other forward ip daddr {OUTSIDE} meta mark & 0x10080 != 0x10080 drop; "
                 f"add rule ip other forward ip daddr {OUTSIDE} ct mark & 0x20080 != 0x20080 drop")  # fmt: skip
     assert native.seen(POD_B, OUTSIDE) == NODE
-    assert native.seen(POD_B, SERVICE, port=80, listener=OUTSIDE) == NODE
+    assert native.seen(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE) == NODE
     nft(native, "flush chain ip other pre")
     assert native.fails(POD_B, OUTSIDE)
 

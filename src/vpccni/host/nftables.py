@@ -10,6 +10,7 @@ from __future__ import annotations
 from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
 from vpccni.core.nftlisting import FAMILIES, OwnTables, rule_states, transaction
 from vpccni.core.variant import KUBE_PROXY_TABLE
+from vpccni.errors import HostError
 from vpccni.host.programs import DIRECTORIES, find_program, run_program
 
 
@@ -49,30 +50,33 @@ class Nftables:
 
     def listed(self) -> dict[str, str]:
         """Our tables, by family."""
-        there = self._tables()
-        return {
-            family: self._run("list our nftables table", "list", "table", family, NFT_OWN_TABLE)
-            for family in FAMILIES
-            if f"table {family} {NFT_OWN_TABLE}" in there
-        }
+        found = {family: self._table(family, NFT_OWN_TABLE) for family in FAMILIES}
+        return {family: text for family, text in found.items() if text}
 
     def remove_upstream(self) -> bool:
         """Delete the table in which the Go implementation may have kept its connection mark rules; False without one.
 
         Its last rule overwrites the whole packet mark, so it must go once ours are there.
         """
-        if not self.installed or f"table ip {NFT_TABLE}" not in self._tables():
+        if not self.installed or not self._table("ip", NFT_TABLE):
             return False
         self._run(f"delete the nftables table {NFT_TABLE}", "delete", "table", "ip", NFT_TABLE)
         return True
 
     def has_kube_proxy(self) -> bool:
         """Whether kube-proxy has its table here, of either family."""
-        there = self._tables()
+        there = self._run("list nftables tables", "list", "tables").splitlines()
         return any(f"table {family} {KUBE_PROXY_TABLE}" in there for family in FAMILIES)
 
-    def _tables(self) -> list[str]:
-        return self._run("list nftables tables", "list", "tables").splitlines()
+    def _table(self, family: str, name: str) -> str:
+        """The listing of a table, "" when there is none. Whoever asks for all names first waits for all chains: 90 ms
+        beside kube-proxy's rules for 5,000 services, where this takes 3."""
+        try:
+            return self._run(f"list the nftables table {name}", "list", "table", family, name)
+        except HostError as error:
+            if "No such file or directory" in error.why:
+                return ""
+            raise
 
     def _as_listed(self, tables: OwnTables) -> dict[str, str]:
         return {family: self._spoken.get(text, text) for family, text in tables.items()}
