@@ -9,12 +9,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from walk_worlds import FAR, NODE, POLICY, PUBLIC, SITE, WEB, A, B, C, route, tables, with_node, without_rules, world
 
-from vpccni.core import nftmarks
-from vpccni.core.conventions import VETH_GROUP
 from vpccni.core.walk import walk
-from vpccni.core.walkfilter import Header, Meeting, run
+from vpccni.core.walkfilter import run
 from vpccni.core.walkgroups import Group, Permit
-from vpccni.core.walkmarks import parse
+from vpccni.core.walkmeeting import Header, Meeting
 from vpccni.core.walkvalues import Trip, World
 
 SERVICE = "10.100.0.1"
@@ -103,21 +101,6 @@ def test_row_8_an_endpoint_outside_behind_a_cluster_address_leaves_by_the_wrong_
 
 
 @LAYOUTS
-def test_row_8_with_our_own_table_the_flow_is_marked_and_the_nodes_own_flows_keep_their_source(shared: bool) -> None:
-    before = world(shared=shared, extra=service(WEB))
-    near = before.stacks["node 1"]
-    links = tuple(replace(link, group=VETH_GROUP if link.kind else 0) for link in near.links)
-    own = parse(nftmarks.table(POLICY))
-    assert own is not None and own.mark == 0x80 and parse("table ip other {}") is None
-    completed = with_node(before, replace(near, links=links, own_marks=own))
-    trip = go(completed, "pod b", B, SERVICE)
-    assert trip.verdict.reached, trip.verdict
-    assert devices(trip) == ["enib in", "eth0 out", "eth0 in", "enib out"]
-    ports = [hop.header.source_port for hop in go(completed, "node 1", NODE, WEB).hops if hop.device]
-    assert 0 not in ports and 0 in [hop.header.source_port for hop in go(before, "node 1", NODE, WEB).hops]
-
-
-@LAYOUTS
 def test_rows_11_and_12_without_snat_pods_keep_their_address_and_need_a_public_one(shared: bool) -> None:
     external = world(shared=shared, policy=replace(POLICY, external_snat=True))
     for start, source, device in (("pod b", B, "eth1 out"), ("pod a", A, "eth0 out")):
@@ -182,7 +165,7 @@ def test_a_blackhole_a_filter_and_a_policy_are_named() -> None:
     dropped = go(with_node(world(), closed), "pod a", A, SITE).verdict
     assert (dropped.code, dropped.where, dropped.why) == ("filtered", "node 1", f"filter: {rule}")
     assert go(with_node(world(), closed), "pod a", A, SITE, 443).verdict.reached
-    refusing = replace(near, policies={"filter FORWARD": "DROP"})
+    refusing = replace(near, policies={4: {"filter FORWARD": "DROP"}})
     assert "-P FORWARD DROP" in go(with_node(world(), refusing), "pod a", A, FAR).verdict.why
 
 
@@ -232,7 +215,7 @@ def test_a_wrong_neighbour_and_an_unowned_address_are_named() -> None:
 def test_what_cannot_be_evaluated_is_told_and_does_not_match() -> None:
     rule = "-A PREROUTING -m set --match-set banned src -j DROP"
     effect = run({"PREROUTING": [rule]}, "PREROUTING", Meeting(Header(ip_address(A), 1, ip_address(B), 2)))
-    assert effect.unread == (rule,) and not effect.dropped_by
+    assert effect.unread == (rule,) and not effect.ending
 
 
 def test_suppressed_and_jumping_rules_are_followed() -> None:

@@ -1,43 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of a packet and of its answer through pods, nodes and the VPC, predicted from observed state.
 
-Knows the order of the kernel's hooks and connection tracking; `walkvpc` knows the VPC between the machines. Must never
-look at anything itself, and knows no layout: rules, routes and firewall are evaluated as they are. `lab.trace` calls
-`walk`.
+Knows in which order a kernel routes and asks its firewall; `walkhooks` knows the firewall, `walkvpc` the VPC between
+the machines. Must never look at anything itself, and knows no layout: rules, routes and firewall are evaluated as they
+are. `lab.trace` calls `walk`, and `walks` when the kernel draws lots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from vpccni.core import walkmarks
-from vpccni.core.conventions import VETH_GROUP
+from vpccni.core.walkconntrack import Connections
 from vpccni.core.walkfib import Choice, Question, choose
-from vpccni.core.walkfilter import Header, Meeting, run
+from vpccni.core.walkhooks import Hooks, Passing
+from vpccni.core.walkmachine import device_of, machine
+from vpccni.core.walkmeeting import Draws, Header, Meeting
 from vpccni.core.walkreasons import purpose
-from vpccni.core.walkvalues import Stack, Trip, Verdict, World
+from vpccni.core.walkvalues import Hop, Stack, Trip, Verdict, World
 from vpccni.core.walkvpc import Notes, Step, Stop, VpcWay
-from vpccni.netlink.values import IPAddress, Route
+from vpccni.netlink.values import Route
 
 HOPS_LIMIT = 16  # stacks that a packet may pass; more is a loop
+TRIPS_LIMIT = 128  # ways of different draws that are worth a look
 
 
-@dataclass(slots=True)
-class _Connection:
-    """A tracked connection of one stack: the request as it came and as it left, and the mark."""
+def walks(world: World, start: str, header: Header) -> Iterator[Trip]:
+    """The trips for all that the kernels may draw, the one of first options first."""
+    todo: list[tuple[int, ...]] = [()]
+    for _ in range(TRIPS_LIMIT):
+        if not todo:
+            return
+        wanted = todo.pop(0)
+        trip = walk(world, start, header, wanted)
+        yield trip
+        taken = [draw.taken for draw in trip.draws]
+        for at in range(len(wanted), len(taken)):
+            todo += [(*taken[:at], other) for other in range(1, len(trip.draws[at].options))]
 
-    came: Header
-    left: Header
-    mark: int
 
-
-def walk(world: World, start: str, header: Header) -> Trip:
-    """The trip of a first packet that a program in the stack `start` sends, and of the answer to it."""
-    walker = _Walker(world)
-    delivered = ""
+def walk(world: World, start: str, header: Header, wanted: Sequence[int] = ()) -> Trip:
+    """The trip of a first packet that a program in the stack `start` sends, and of the answer to it. `wanted` is what
+    the kernels draw, in the order in which they are asked; what is missing is the first option."""
+    walker = _Walker(world, wanted)
+    delivered, final = "", None
     try:
         delivered, arrived = walker.go(start, header)
+        final = walker.kept
         walker.notes.phase = "reply"
         home, answer = walker.go(delivered, arrived.reversed)
         if home != start or answer.target != header.source or answer.source != header.target:
@@ -45,24 +54,38 @@ def walk(world: World, start: str, header: Header) -> Trip:
         verdict = Verdict("", delivered, "the request arrives and the answer comes back")
     except Stop as stop:
         verdict = stop.verdict
-    return Trip(tuple(walker.notes.hops), verdict, delivered, tuple(dict.fromkeys(walker.unread)))
+        if stop.answer is not None and walker.notes.phase == "request":
+            walker.refused(verdict.where, stop.answer)
+    unread = tuple(dict.fromkeys(walker.hooks.unread))
+    return Trip(tuple(walker.notes.hops), verdict, delivered, unread, tuple(walker.draws.made), final)
 
 
 class _Walker:
     """One trip: hops so far and the connections that stacks remember."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, wanted: Sequence[int]) -> None:
         self._world = world
         self.notes = Notes()
-        self.unread: list[str] = []
+        self.draws = Draws(wanted)
+        self.kept: Hop | None = None
+        self._route_out: Route | None = None  # of the packet that a machine is about to send
         self._vpc = VpcWay(world.vpc, self.notes)
-        self._connections: dict[str, list[_Connection]] = {}
+        self._connections = Connections()
+        self.hooks = Hooks(self.notes, self.draws, self._connections)
 
-    def go(self, start: str, header: Header) -> tuple[str, Header]:
+    def go(self, start: str, header: Header, *, related: bool = False) -> tuple[str, Header]:
         """(The place that gets the packet, the packet as it gets there)."""
         if start not in self._world.stacks:
             return self._onward(self._vpc.answered(start, header))
-        return self._onward(self._passage(self._world.stacks[start], Meeting(header)))
+        return self._onward(self._passage(self._world.stacks[start], Meeting(header, related=related)))
+
+    def refused(self, place: str, answer: Header) -> None:
+        """What a rule sends back goes its way like any answer; where that ends does not matter any more."""
+        self.notes.phase = "reply"
+        try:
+            self.go(place, answer, related=True)
+        except Stop:
+            return
 
     def _onward(self, step: Step) -> tuple[str, Header]:
         """Until a place keeps the packet: then its device is empty."""
@@ -76,45 +99,52 @@ class _Walker:
     # -- one stack ---------------------------------------------------------------------------------------------------
     def _passage(self, stack: Stack, meeting: Meeting) -> Step:
         """Through a kernel: (next place, its device or nothing when it stays, packet)."""
-        sent_here, came = not meeting.iif, meeting.header
-        meeting = replace(meeting, local=lambda address, device: _is_local(stack, address, device))
-        known = self._known(stack, came)
-        meeting = replace(meeting, new=known is None, ct_mark=known.mark if known else 0)
-        if not sent_here:
-            self.notes.see(stack.name, meeting.iif, "in", meeting)
-            meeting = self._hook(stack, "mangle", "PREROUTING", meeting)
-            meeting = self._translate(stack, "PREROUTING", meeting, known)
-            meeting = self._own_marks(stack, meeting)
-            self._reverse_path(stack, meeting)
+        meeting = replace(meeting, machine=machine(stack))
+        answering = self.notes.phase == "reply"
+        known = self._connections.find(stack.name, meeting.header, answering=answering)
+        passing = Passing(stack, meeting, known, lambda each: self._rerouted(stack, each))
+        if not meeting.iif:
+            return self._sent(passing, meeting)
+        self.notes.see(stack.name, meeting.iif, "in", meeting)
+        meeting = self.hooks.run("PREROUTING", passing, meeting)
+        self._reverse_path(stack, meeting)
         choice = self._route(stack, meeting)
-        if sent_here:
-            meeting = replace(meeting, oif=_device_of(stack, choice.route))
-            before = meeting.header
-            meeting = self._hook(stack, "mangle", "OUTPUT", meeting)
-            meeting = self._translate(stack, "OUTPUT", meeting, known)
-            meeting = self._hook(stack, "filter", "OUTPUT", meeting)
-            if (meeting.header, meeting.mark) != (before, 0):
-                choice = self._route(stack, meeting)
-        route = choice.route
-        assert route is not None  # a refusal has ended the trip
-        if route.kind in ("local", "broadcast"):
-            return self._keep(stack, meeting, came, known)
-        return self._leave(stack, meeting, came, known, route)
+        assert choice.route is not None  # a refusal has ended the trip
+        if choice.route.kind in ("local", "broadcast"):
+            return self._keep(passing, meeting)
+        return self._leave(passing, meeting, choice.route)
 
-    def _keep(self, stack: Stack, meeting: Meeting, came: Header, known: _Connection | None) -> Step:
-        meeting = self._hook(stack, "filter", "INPUT", meeting)
-        if known is not None and self.notes.phase == "reply":
-            meeting = replace(meeting, header=known.came.reversed)
-        self._remember(stack, came, meeting, known)
-        return stack.name, "", meeting.header
+    def _sent(self, passing: Passing, meeting: Meeting) -> Step:
+        """A program of this machine sends it, also to the machine itself: then it comes back from loopback."""
+        stack = passing.stack
+        meeting = self._rerouted(stack, meeting)
+        meeting = self.hooks.run("OUTPUT", passing, meeting)
+        route = self._route_out  # a mark that a chain of type filter sets comes too late to change it
+        assert route is not None
+        if route.kind not in ("local", "broadcast"):
+            return self._leave(passing, meeting, route)
+        meeting = self.hooks.run("POSTROUTING", passing, replace(meeting, oif="lo"))
+        meeting = self.hooks.run("PREROUTING", passing, replace(meeting, iif="lo", oif=""), looped=True)
+        return self._keep(passing, meeting, looped=True)
 
-    def _leave(self, stack: Stack, meeting: Meeting, came: Header, known: _Connection | None, route: Route) -> Step:
-        device = _device_of(stack, route)
-        meeting = replace(meeting, oif=device, address_of_oif=_address_of(stack, device, meeting.header.target.version))
+    def _keep(self, passing: Passing, meeting: Meeting, *, looped: bool = False) -> Step:
+        meeting = self.hooks.run("INPUT", passing, meeting, looped=looped)
+        name, known = passing.stack.name, passing.known
+        if known is not None and known.reply:
+            meeting = replace(meeting, header=known.connection.came.reversed)
+        self._connections.remember(name, passing.came.header, meeting, known)
+        marks = meeting.mark, meeting.ct_mark
+        self.kept = Hop(self.notes.phase, name, "", "", meeting.header, "", "", *marks)
+        return name, "", meeting.header
+
+    def _leave(self, passing: Passing, meeting: Meeting, route: Route) -> Step:
+        stack = passing.stack
+        device = device_of(stack, route)
+        meeting = replace(meeting, oif=device)
         if meeting.iif:
-            meeting = self._hook(stack, "filter", "FORWARD", meeting)
-        meeting = self._translate(stack, "POSTROUTING", meeting, known)
-        self._remember(stack, came, meeting, known)
+            meeting = self.hooks.run("FORWARD", passing, meeting)
+        meeting = self.hooks.run("POSTROUTING", passing, meeting)
+        self._connections.remember(stack.name, passing.came.header, meeting, passing.known)
         port = self._vpc.port(stack.name, device)
         if port is not None:
             self.notes.see(stack.name, device, "out", meeting)
@@ -128,29 +158,30 @@ class _Walker:
         self.notes.see(stack.name, device, "out", meeting)
         return far, far_device, meeting.header
 
+    def _rerouted(self, stack: Stack, meeting: Meeting) -> Meeting:
+        """A packet of the machine itself with the device that its route leads to."""
+        self._route_out = self._route(stack, meeting).route
+        return replace(meeting, oif=device_of(stack, self._route_out))
+
     def _route(self, stack: Stack, meeting: Meeting) -> Choice:
         header = meeting.header
         question = Question(header.source, header.target, meeting.mark, meeting.iif or "lo")
         choice = choose(stack.rules, stack.routes, question)
         if choice.refused:
             decided = f"{choice.route} ({choice.rule})" if choice.route else str(choice.rule or "no rule")
-            why = f"no route to {header.target} (mark {meeting.mark:#x}): {decided}"
+            why = f"no route to {meeting.header.target} (mark {meeting.mark:#x}): {decided}"
             raise Stop("no-route", stack.name, why)
         assert choice.rule is not None
-        self.notes.decide(
-            stack.name,
-            meeting,
-            f"{choice.rule} -> {choice.route}",
-            purpose(choice.rule, on_node=stack.name.startswith("node ")),
-        )
+        why = purpose(choice.rule, on_node=stack.name.startswith("node "))
+        self.notes.decide(stack.name, meeting, f"{choice.rule} -> {choice.route}", why)
         return choice
 
     def _reverse_path(self, stack: Stack, meeting: Meeting) -> None:
-        if stack.reverse_filter.get(meeting.iif, 0) != 1:
-            return
+        if meeting.header.source.version == 6 or stack.reverse_filter.get(meeting.iif, 0) != 1:
+            return  # IPv6 has no such check
         header = meeting.header
         back = choose(stack.rules, stack.routes, Question(header.target, header.source))
-        if _device_of(stack, back.route) != meeting.iif:
+        if device_of(stack, back.route) != meeting.iif:
             way = f"{back.route}" if back.route else "no route"
             why = f"rp_filter=1 on {meeting.iif}, and the way back to {header.source} is {way}"
             raise Stop("reverse-path", stack.name, why)
@@ -165,81 +196,3 @@ class _Walker:
             raise Stop("neighbour", stack.name, f"{entry}, but {far_device} there has {mac or 'no address'}")
         if entry is None and not any(each.interface.ip == hop for each in other.addresses):
             raise Stop("neighbour", stack.name, f"no neighbour entry for {hop}, and nobody at {far} has that address")
-
-    # -- firewall and connections ------------------------------------------------------------------------------------
-    def _hook(self, stack: Stack, table: str, chain: str, meeting: Meeting) -> Meeting:
-        chains: Mapping[str, Sequence[str]] = stack.tables.get(meeting.header.target.version, {}).get(table, {})
-        effect = run(chains, chain, meeting, stack.policies.get(f"{table} {chain}", "ACCEPT"))
-        self.unread += effect.unread
-        if effect.dropped_by:
-            raise Stop("filtered", stack.name, f"{table}: {effect.dropped_by}")
-        after = effect.meeting
-        if after != meeting or (table == "nat" and effect.rules):
-            marks = "" if (after.mark, after.ct_mark) == (meeting.mark, meeting.ct_mark) else (
-                f"mark {meeting.mark:#x} -> {after.mark:#x}, connection {meeting.ct_mark:#x} -> {after.ct_mark:#x}"
-            )  # fmt: skip
-            change = f"{meeting.header} becomes {after.header}" if after.header != meeting.header else ""
-            why = "; ".join(filter(None, (change, marks))) or "not translated"
-            self.notes.decide(stack.name, after, f"{table}: " + "\n  ".join(effect.rules), why)
-        return after
-
-    def _translate(self, stack: Stack, chain: str, meeting: Meeting, known: _Connection | None) -> Meeting:
-        """The nat table of a new connection; what was done to it in the other direction of a known one."""
-        if known is None:
-            own = stack.own_marks
-            if chain == "POSTROUTING" and own is not None and own.keeps_source(meeting):
-                self.notes.decide(stack.name, meeting, walkmarks.KEPT, "a flow of the node itself is not translated")
-                return meeting
-            return self._hook(stack, "nat", chain, meeting)
-        header, answer = meeting.header, known.came.reversed
-        if chain == "POSTROUTING":
-            after = replace(header, source=answer.source, source_port=answer.source_port)
-        else:
-            after = replace(header, target=answer.target, target_port=answer.target_port)
-        if after != header:
-            self.notes.decide(
-                stack.name, meeting, "conntrack", f"{header} becomes {after}: the connection's translation"
-            )
-        return replace(meeting, header=after)
-
-    def _own_marks(self, stack: Stack, meeting: Meeting) -> Meeting:
-        group = next((link.group for link in stack.links if link.name == meeting.iif), 0)
-        if stack.own_marks is None or group != VETH_GROUP:
-            return meeting
-        after = stack.own_marks.prerouting(meeting)
-        if after != meeting:
-            by = f"{walkmarks.MARKED}{stack.own_marks.mark:#x}"
-            self.notes.decide(stack.name, after, by, f"mark {meeting.mark:#x} -> {after.mark:#x}")
-        return after
-
-    def _known(self, stack: Stack, header: Header) -> _Connection | None:
-        if self.notes.phase == "request":
-            return None
-        found = reversed(self._connections.get(stack.name, ()))
-        return next((each for each in found if _answers(header, each.left)), None)
-
-    def _remember(self, stack: Stack, came: Header, meeting: Meeting, known: _Connection | None) -> None:
-        if known is None:
-            made = _Connection(came, meeting.header, meeting.ct_mark)
-            self._connections.setdefault(stack.name, []).append(made)
-
-
-def _answers(header: Header, request: Header) -> bool:
-    """Whether a packet is the answer to a request, as far as ports are known."""
-    return (header.source, header.target, header.source_port) == (request.target, request.source, request.target_port)
-
-
-def _is_local(stack: Stack, address: IPAddress, device: str) -> bool:
-    own = (each for each in stack.addresses if not device or stack.device(each.index) == device)
-    return any(each.interface.ip == address for each in own)
-
-
-def _device_of(stack: Stack, route: Route | None) -> str:
-    return (stack.device(route.index) or route.dev) if route is not None else ""
-
-
-def _address_of(stack: Stack, device: str, version: int) -> IPAddress | None:
-    """What MASQUERADE takes: the device's own address, or the main one of the machine."""
-    own = [each for each in stack.addresses if each.interface.version == version and each.scope == "global"]
-    here = [each for each in own if stack.device(each.index) == device]
-    return next((each.interface.ip for each in [*here, *own]), None)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vpccni.core.walkfilter import Header
+from vpccni.core.walkmeeting import Header
 from vpccni.netlink.values import IPNetwork
 
 ALL = "-1"
+_NAMES = {"icmp6": "icmpv6"}  # as EC2 calls it
+_ECHO = {"icmp": 8, "icmp6": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Permit:
     def allows(self, header: Header, *, egress: bool) -> bool:
         """Whether it lets a connection begin in that direction."""
         peer = header.target if egress else header.source
-        ports = self.first is None or self.first <= header.target_port <= (
-            self.first if self.last is None else self.last
-        )
+        last = self.first if self.last is None else self.last
+        if header.is_echo:  # the numbers are the type of the message and its code, which an echo request has none of
+            ports = self.first in (None, _ECHO[header.protocol]) and self.last in (None, 0)
+        else:
+            ports = self.first is None or last is None or self.first <= header.target_port <= last
         return (
             self.egress == egress
-            and self.protocol in (ALL, header.protocol)
+            and self.protocol in (ALL, _NAMES.get(header.protocol, header.protocol))
             and ports
             and any(network.version == peer.version and peer in network for network in self.peers)
         )

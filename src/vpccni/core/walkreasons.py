@@ -33,6 +33,8 @@ NEXT_STEPS = {
     "no-route": "see `ip rule` and `ip route get`; the node daemon, while it runs, puts its own rules and routes back",
     "reverse-path": "sysctl -w net.ipv4.conf.<device>.rp_filter=2, as the daemon sets it on the primary ENI",
     "neighbour": "delete the pod: its network is made anew; see `ip neigh` in the pod",
+    "rejected": "remove or precede that rule; it tells the sender, so the program sees a refusal, not a timeout",
+    "queued": "a program in userspace decides; see who reads that queue",
     "filtered": "remove or precede that rule; pods need FORWARD to accept them",
     "no-public-address": "give the node a public address, or see whether its SNAT rules are in place "
     "(iptables -t nat -S AWS-SNAT-CHAIN-0)",

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vpccni.core.chains import Tables
-from vpccni.core.walkfilter import Header
 from vpccni.core.walkgroups import Group
-from vpccni.core.walkmarks import OwnMarks
+from vpccni.core.walkmeeting import Draw, Header
+from vpccni.core.walknftread import NftTable
 from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Neighbour, Route, Rule
 
 Phase = Literal["request", "reply"]
@@ -24,8 +24,8 @@ Way = Literal["in", "out", ""]
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A network namespace as its kernel describes it. `cables` lead from a device to (stack, device) at its far end;
-    `policies` of built-in chains by "table CHAIN"; `reverse_filter` is rp_filter in force, by device;
-    `own_marks` what our nftables table does."""
+    `tables` of iptables and `policies` of their built-in chains ("table CHAIN") are by IP version; `nft` are the tables
+    of nftables; `reverse_filter` is rp_filter in force, by device."""
 
     name: str
     links: tuple[Link, ...] = ()
@@ -33,11 +33,11 @@ class Stack:
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
-    tables: Mapping[int, Tables] = field(default_factory=dict)  # by IP version
-    policies: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[int, Tables] = field(default_factory=dict)
+    policies: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    nft: tuple[NftTable, ...] = ()
     cables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reverse_filter: Mapping[str, int] = field(default_factory=dict)
-    own_marks: OwnMarks | None = None
 
     def device(self, index: int) -> str:
         """Name of a device, empty when there is none of that index."""
@@ -104,6 +104,7 @@ class Hop:
     by: str = ""
     why: str = ""
     mark: int = 0
+    ct_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """The predicted way there and back. `delivered_to` is the place that got the request, empty when none did."""
+    """The predicted way there and back. `delivered_to` is the place that got the request, empty when none did, and
+    `arrived` how it got it; `draws` what it supposes about choices that the kernel makes by chance."""
 
     hops: tuple[Hop, ...]
     verdict: Verdict
     delivered_to: str = ""
     unread: tuple[str, ...] = ()
+    draws: tuple[Draw, ...] = ()
+    arrived: Hop | None = None

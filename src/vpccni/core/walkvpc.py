@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from vpccni.core.walkfilter import Header, Meeting
 from vpccni.core.walkgroups import allowing
+from vpccni.core.walkmeeting import Header, Meeting
 from vpccni.core.walkreasons import NEXT_STEPS, source_check
 from vpccni.core.walkvalues import Hop, Outside, Phase, Port, Verdict, Vpc, Way
 
@@ -25,7 +25,9 @@ Step = tuple[str, str, Header]
 class Stop(Exception):
     """The packet goes no further."""
 
-    def __init__(self, code: str, where: str, why: str, next_step: str = "") -> None:
+    def __init__(self, code: str, where: str, why: str, next_step: str = "", *, answer: Header | None = None) -> None:
+        """`answer`: what `where` sends back to tell it."""
+        self.answer = answer
         self.verdict = Verdict(code, where, why, next_step or NEXT_STEPS.get(code, ""))
         super().__init__(code)
 
@@ -40,11 +42,12 @@ class Notes:
     def see(self, place: str, device: str, way: Way, meeting: Meeting) -> None:
         """The packet is visible at a device."""
         if device:  # the router's end of an ENI is in view in a lab alone
-            self.hops.append(Hop(self.phase, place, device, way, meeting.header, mark=meeting.mark))
+            self.hops.append(Hop(self.phase, place, device, way, meeting.header, "", "", meeting.mark, meeting.ct_mark))
 
     def decide(self, place: str, meeting: Meeting, by: str, why: str) -> None:
         """An object decided about it."""
-        self.hops.append(Hop(self.phase, place, "", "", meeting.header, by, why, meeting.mark))
+        marks = meeting.mark, meeting.ct_mark
+        self.hops.append(Hop(self.phase, place, "", "", meeting.header, by, why, *marks))
 
 
 class VpcWay:

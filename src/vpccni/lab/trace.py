@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A probe, predicted and then sent: who saw it where, and what was counted as dropped.
 
-Knows how to open taps in every namespace on the way and to send one TCP probe. Must never predict (`core.walk` does) or
+Knows how to open taps in every namespace on the way and to send one probe. Must never predict (`core.walk` does) or
 change anything: a trace leaves everything as it was. `vpccni trace` calls it.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
 from vpccni.core.dissect import dissect
-from vpccni.core.walk import walk
-from vpccni.core.walkfilter import Header
+from vpccni.core.walk import walk, walks
 from vpccni.core.walkmatch import Row, Sighting, align, of_probe
+from vpccni.core.walkmeeting import Header
 from vpccni.core.walkvalues import Trip, Way
-from vpccni.errors import HostError, InputError
+from vpccni.errors import HostError
 from vpccni.host.tap import Tap
-from vpccni.lab.sockets import namespace_handle, tcp_socket
+from vpccni.lab.sockets import namespace_handle
+from vpccni.lab.traceprobe import GOOD, Kind, Probe, probe, source_for
 from vpccni.lab.world import LabWorld
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import IPAddress
@@ -36,7 +36,7 @@ Drops = Callable[[], Mapping[str, int]]  # the VPC's counters
 class Trace:
     """Everything about one probe. Without sending there are no rows, and `answer` is empty.
 
-    `answer`: "connected", "refused" (the port is closed, the packets went both ways) or what went wrong.
+    `answer`: one of `traceprobe.GOOD` ("refused": the port is closed, the packets went both ways), or what went wrong.
     `dropped` are counters that moved meanwhile, of the VPC and of the kernels on the way.
     """
 
@@ -54,7 +54,7 @@ class Trace:
     @property
     def good(self) -> bool:
         """Whether the request arrives and is answered, as predicted."""
-        return self.trip.verdict.reached and self.agrees and self.answer in ("", "connected", "refused")
+        return self.trip.verdict.reached and self.agrees and self.answer in ("", *GOOD)
 
 
 def trace(
@@ -67,70 +67,54 @@ def trace(
     send: bool,
     wait_s: float,
     drops: Drops,
+    protocol: Kind = "tcp",
 ) -> Trace:
     """Predict the way from the place `start` (such as `pod web`), and then try it.
 
     Without `sent_from` the kernel there picks the source: an address for egress is none that anybody knows a pod by.
+    What the kernels drew by chance is known afterwards: the prediction is that of the way which was seen.
     """
     if start not in lab.world.stacks:
         raise HostError(f"trace from {start}", "it is gone", code="namespace-missing")
-    with namespace_handle(lab.namespaces[start]) as handle, tcp_socket(handle, str(target)) as probe:
-        source = sent_from or _source(handle, target)
-        probe.bind((str(source), 0))
-        sent = Header(source, int(probe.getsockname()[1]), target, port)
-        trip = walk(lab.world, start, sent)
-        if not send:
-            return Trace(sent, trip)
-        before = {**_counters(lab.namespaces), **drops()}
-        answer, sightings = _try(probe, sent, lab.namespaces, wait_s)
+    with namespace_handle(lab.namespaces[start]) as handle:
+        source = sent_from or ip_address(source_for(handle, target))
+        with probe(protocol, handle, source, target, port) as prepared:
+            sent = prepared.sent
+            trip = walk(lab.world, start, sent)
+            if not send:
+                return Trace(sent, trip)
+            before = {**_counters(lab.namespaces), **drops()}
+            answer, sightings = _try(prepared, lab.namespaces, wait_s)
     after = {**_counters(lab.namespaces), **drops()}
     moved = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    return Trace(sent, trip, tuple(align(trip.hops, of_probe(sightings, sent))), answer, moved)
+    seen = of_probe(sightings, sent, trip.hops)
+    if trip.draws:
+        trip = min(walks(lab.world, start, sent), key=lambda each: differing(align(each.hops, seen)))
+    return Trace(sent, trip, tuple(align(trip.hops, seen)), answer, moved)
 
 
-def _source(netns_fd: int, target: IPAddress) -> IPAddress:
-    """The source that the kernel would choose; connecting a datagram socket sends nothing."""
-    family = socket.getaddrinfo(str(target), None, flags=socket.AI_NUMERICHOST)[0][0]
-    with inside(netns_fd), socket.socket(family, socket.SOCK_DGRAM) as asked:
-        try:
-            asked.connect((str(target), 9))
-        except OSError as error:
-            why = f"it has no way to IPv{target.version}: {error.strerror}"
-            raise InputError(f"trace to {target}", why) from error
-        return ip_address(asked.getsockname()[0])
+def differing(rows: Sequence[Row]) -> int:
+    """How many places differ."""
+    return sum(not row.agrees for row in rows)
 
 
-def _try(
-    probe: socket.socket, sent: Header, namespaces: Mapping[str, Path], wait_s: float
-) -> tuple[str, list[Sighting]]:
-    """Connect while all places are watched; (what came of it, who saw what)."""
+def _try(prepared: Probe, namespaces: Mapping[str, Path], wait_s: float) -> tuple[str, list[Sighting]]:
+    """Send while all places are watched; (what came of it, who saw what)."""
     with ExitStack() as stack:
         taps = {}
         for place, path in namespaces.items():
             handle = stack.enter_context(namespace_handle(path))
             taps[place] = stack.enter_context(Tap(handle))
-        answer = _connect(probe, sent, wait_s)
+        answer = prepared.run(wait_s)
         found: list[Sighting] = []
         for place, tap in taps.items():
             for frame in tap.frames():
                 ends = dissect(frame.packet)
-                if ends is not None and ends.protocol == sent.protocol:
+                if ends is not None and (ends.quoted is not None or ends.protocol == prepared.sent.protocol):
                     way: Way = "out" if frame.outgoing else "in"
-                    found.append(Sighting(place, frame.device, way, ends, frame.time_ns))
+                    carries = bool(prepared.token) and prepared.token in frame.packet
+                    found.append(Sighting(place, frame.device, way, ends, frame.time_ns, carries))
         return answer, found
-
-
-def _connect(probe: socket.socket, sent: Header, wait_s: float) -> str:
-    probe.settimeout(wait_s)
-    try:
-        probe.connect((str(sent.target), sent.target_port))
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return f"no answer within {wait_s:g} s"
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return "connected"
 
 
 def _counters(namespaces: Mapping[str, Path]) -> dict[str, int]:

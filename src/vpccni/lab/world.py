@@ -7,6 +7,7 @@ trace and the capture command use it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,10 +16,10 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from vpccni.core import walkmarks
 from vpccni.core.chains import Tables, parse_save
-from vpccni.core.conventions import NFT_OWN_TABLE
 from vpccni.core.walkgroups import Group, Permit
+from vpccni.core.walknftread import NftTable
+from vpccni.core.walknftread import parse as parse_nft
 from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
 from vpccni.host import sysctl
@@ -81,9 +82,10 @@ def read_stack(name: str, netns: Path, *, firewall: bool) -> Stack:
         with inside(handle):
             filters = {link.name: _reverse_filter(link.name) for link in stack.links}
             texts = {version: _saved(version) for version in VERSIONS}
-            own = walkmarks.parse(_listed("nft", "list", "table", "ip", NFT_OWN_TABLE))
+            nft = read_nftables(texts.values())
     tables: dict[int, Tables] = {version: parse_save(text) for version, text in texts.items()}
-    return replace(stack, reverse_filter=filters, tables=tables, policies=_policies(texts[4]), own_marks=own)
+    policies = {version: _policies(text) for version, text in texts.items()}
+    return replace(stack, reverse_filter=filters, tables=tables, policies=policies, nft=nft)
 
 
 def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
@@ -147,10 +149,13 @@ def _reverse_filter(device: str) -> int:
     return max(int(value or 0) for value in values)
 
 
-def _listed(program: str, *arguments: str) -> str:
-    with suppress(HostError):  # a machine without the program, or without such a table, has no such rules
-        return run_program("list the firewall", program, *arguments)
-    return ""
+def read_nftables(iptables: Iterable[str] = ()) -> tuple[NftTable, ...]:
+    """All tables of nftables in the calling thread's namespace. Read twice, because JSON has no text of a rule; a rule
+    that changes in between is called by its handle."""
+    with suppress(HostError, ValueError):  # a machine without the program has no such rules
+        document = json.loads(run_program("list the firewall", "nft", "-j", "list", "ruleset"))
+        return parse_nft(document, run_program("list the firewall", "nft", "-a", "list", "ruleset"), iptables)
+    return ()
 
 
 def _saved(version: int) -> str:

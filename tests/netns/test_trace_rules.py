@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trace through somebody else's rules of nftables: predicted and observed agree, and a changed rule changes both.
+
+Two pods and a node in namespaces (`nft_worlds`), probed with TCP, UDP and echo requests.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from nft_worlds import CLIENT, NODE_FAR, OTHER, SERVER, SERVICE, NftWorld, build
+
+from vpccni.lab.trace import Trace, trace
+from vpccni.netlink.namespace import inside
+
+pytestmark = pytest.mark.netns
+PORT = 8080
+BOTH = pytest.mark.parametrize("version", [4, 6])
+
+
+@pytest.fixture(scope="module")
+def built(lasting_spaces: Any) -> Iterator[NftWorld]:
+    made = build(lasting_spaces)
+    with inside(made.server.fd):
+        listener = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+    with listener:
+        yield made
+
+
+@pytest.fixture
+def world(built: NftWorld) -> Iterator[NftWorld]:
+    yield built
+    built.rules("flush ruleset")
+
+
+def go(
+    world: NftWorld,
+    target: str,
+    port: int = PORT,
+    protocol: str = "tcp",
+    start: str = "pod client",
+    wait_s: float = 0.3,
+) -> Trace:
+    lab = world.observe()
+    address = ip_address(target)
+    own = CLIENT[address.version] if start == "pod client" else None
+    found = trace(
+        lab, start, ip_address(own) if own else None, address, port,
+        send=True, wait_s=0.2, drops=dict, protocol=protocol,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert found.agrees, [(row, row.agrees) for row in found.rows]
+    assert found.trip.verdict.reached == (found.answer in ("connected", "refused", "answered")) or (
+        found.trip.verdict.code == "rejected"
+    )
+    return found
+
+
+def decided(found: Trace) -> str:
+    return "\n".join(hop.by for hop in found.trip.hops)
+
+
+def ip_of(version: int) -> str:
+    return "ip" if version == 4 else "ip6"
+
+
+@BOTH
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
+def test_without_rules_every_probe_goes_there_and_back(world, version, protocol):
+    found = go(world, SERVER[version], 8080 if protocol == "tcp" else 9, protocol)
+    assert found.answer == {"tcp": "connected", "udp": "refused", "icmp": "answered"}[protocol]
+    assert [row.phase for row in found.rows] == ["request"] * 4 + ["reply"] * 4
+    assert go(world, SERVER[version], 9).answer == "refused"
+    from_node = go(world, SERVER[version], 8080 if protocol == "tcp" else 9, protocol, "node 1")
+    assert from_node.answer == found.answer and len(from_node.rows) == 4
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("protocol", "match"), [("tcp", "tcp dport 8080"), ("udp", "udp dport 8080"), ("icmp", "icmp{6} type echo-request")]
+)
+def test_a_rule_of_a_foreign_table_that_drops_is_named(world, version, protocol, match):
+    match = match.replace("{6}", "v6" if version == 6 else "")
+    table = "table inet foreign {{\n chain gate {{\n type filter hook forward priority 5\n {} {}\n }}\n}}\n"
+    world.rules(table.format(match, "drop"))
+    found = go(world, SERVER[version], PORT, protocol)
+    verdict = found.trip.verdict
+    assert (verdict.code, verdict.where) == ("filtered", "node 1") and found.answer.startswith("no answer")
+    assert verdict.why == f"table inet foreign: chain gate: {match} drop"
+    world.rules("flush ruleset\n" + table.format(match, "accept"))
+    assert go(world, SERVER[version], PORT, protocol).trip.verdict.reached
+
+
+@BOTH
+def test_a_refusal_is_predicted_with_its_answer(world, version):
+    table = "table inet foreign {{\n chain gate {{\n type filter hook {} priority 0\n {} {}\n }}\n}}\n"
+    for how in ("reject with tcp reset", "reject", "reject with icmpx type admin-prohibited"):
+        world.rules("flush ruleset\n" + table.format("forward", "tcp dport 8080", how))
+        found = go(world, SERVER[version])
+        assert found.trip.verdict.code == "rejected"
+        # An ICMP error that comes while connect(2) holds the socket is forgotten until the next SYN (tcp_v6_err).
+        assert found.answer == "refused" or "reset" not in how
+        assert any(row.phase == "reply" for row in found.rows) == ("reset" in how)
+    world.rules("flush ruleset\n" + table.format("input", "udp dport 8080", "reject"))
+    found = go(world, NODE_FAR[version], PORT, "udp")
+    assert (found.trip.verdict.code, found.answer) == ("rejected", "refused")
+
+
+def kube(version: int, endpoints: tuple[str, ...], *, masquerade: bool = False) -> str:
+    """A service as kube-proxy's nftables mode has it: maps of verdicts, a random choice, and a mark to masquerade."""
+    ip, address = ("ip", "ipv4_addr") if version == 4 else ("ip6", "ipv6_addr")
+    full = [each if version == 4 else f"[{each}]" for each in endpoints]
+    masqueraded = "jump mark-for-masquerade" if masquerade else f"{ip} saddr {endpoints[0]} jump mark-for-masquerade"
+    parts = "".join(
+        f" chain endpoint-{at} {{\n {masqueraded}\n meta l4proto {{ tcp, udp }} dnat to {each}:{PORT}\n }}\n"
+        for at, each in enumerate(full)
+    )
+    choices = ", ".join(f"{at} : goto endpoint-{at}" for at in range(len(full)))
+    return f"""table {ip} kube-proxy {{
+ map no-endpoint-services {{
+  type {address} . inet_proto . inet_service : verdict
+  elements = {{ {SERVICE[version]} . tcp . 81 : goto reject-chain }}
+ }}
+ chain reject-chain {{
+  reject
+ }}
+ chain mark-for-masquerade {{
+  meta mark set meta mark or 0x4000
+ }}
+{parts} chain service-web {{
+  numgen random mod {len(full)} vmap {{ {choices} }}
+ }}
+ map service-ips {{
+  type {address} . inet_proto . inet_service : verdict
+  elements = {{ {SERVICE[version]} . tcp . 80 : goto service-web, {SERVICE[version]} . udp . 80 : goto service-web }}
+ }}
+ chain services {{
+  {ip} daddr . meta l4proto . th dport vmap @service-ips
+ }}
+ chain nat-prerouting {{
+  type nat hook prerouting priority dstnat; policy accept;
+  jump services
+ }}
+ chain nat-output {{
+  type nat hook output priority -100; policy accept;
+  jump services
+ }}
+ chain filter-forward {{
+  type filter hook forward priority -110; policy accept;
+  ct state new {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services
+ }}
+ chain filter-output {{
+  type filter hook output priority -110; policy accept;
+  ct state new {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services
+ }}
+ chain masquerading {{
+  type nat hook postrouting priority srcnat; policy accept;
+  meta mark & 0x4000 == 0 return
+  meta mark set meta mark xor 0x4000
+  masquerade fully-random
+ }}
+}}
+"""
+
+
+@BOTH
+def test_a_service_of_kube_proxy_is_followed_to_the_endpoint_that_was_drawn(world, version):
+    world.rules(kube(version, (SERVER[version], OTHER[version])))
+    met = set()
+    for _ in range(40):
+        found = go(world, SERVICE[version], 80)
+        (draw,) = found.trip.draws
+        assert draw.options == ("goto endpoint-0", "goto endpoint-1") and "chain service-web: numgen" in draw.rule
+        assert found.answer == "connected" and "chain endpoint-" in decided(found)
+        met.add(draw.taken)
+        if len(met) == 2:
+            break
+    assert met == {0, 1}
+    assert go(world, SERVICE[version], 80, start="node 1").answer == "connected"  # by the output hook
+    refused = go(world, SERVICE[version], 81)
+    assert refused.trip.verdict.code == "rejected" and "chain reject-chain" in refused.trip.verdict.why
+    assert go(world, SERVICE[version], 80, "udp").answer == "refused"  # by the endpoint, where nobody listens
+
+
+@BOTH
+def test_masquerading_by_a_mark_shows_the_nodes_address_and_is_undone(world, version):
+    world.rules(kube(version, (SERVER[version],), masquerade=True))
+    found = go(world, SERVICE[version], 80)
+    seen = next(row.seen for row in found.rows if (row.place, row.phase) == ("pod server", "request"))
+    assert str(seen.source) == NODE_FAR[version] and "chain masquerading: masquerade" in decided(found)
+    world.rules("flush ruleset\n" + kube(version, (SERVER[version],)))
+    found = go(world, SERVICE[version], 80)
+    seen = next(row.seen for row in found.rows if (row.place, row.phase) == ("pod server", "request"))
+    assert str(seen.source) == CLIENT[version]
+
+
+def test_connection_states_marks_and_names_of_devices_decide_as_in_the_kernel(world):
+    """A stateful gate lets answers pass and nothing begin; a mark chosen by one table is matched by another."""
+    gate = """table ip gate {{
+ chain forward {{
+  type filter hook forward priority 0; policy drop;
+  ct state vmap {{ invalid : drop, established : accept, related : accept }}
+  {}
+ }}
+}}
+"""
+    world.rules(gate.format('iifname "eni*" ip daddr . tcp dport { 10.2.0.2 . 8080 } accept'))
+    found = go(world, SERVER[4])
+    assert found.answer == "connected" and "ct state vmap" in decided(found)
+    assert go(world, OTHER[4]).trip.verdict.why == "table ip gate: chain forward has policy drop"
+    world.rules("flush ruleset\n" + gate.format('iifname "eth*" accept'))
+    assert go(world, SERVER[4]).trip.verdict.code == "filtered"
+    marks = """table inet marks {
+ chain early {
+  type filter hook prerouting priority mangle
+  ip saddr 10.1.0.0/24 meta mark set meta mark or 0x20 ct mark set meta mark
+ }
+}
+"""
+    world.rules("flush ruleset\n" + marks + gate.format("meta mark & 0xf0 == 0x20 ct mark 0x20 accept"))
+    found = go(world, SERVER[4])
+    assert found.answer == "connected"
+    assert {(hop.mark, hop.ct_mark) for hop in found.trip.hops if (hop.device, hop.way) == ("enib", "out")} == {
+        (0x20, 0x20)
+    }
+    world.rules("flush ruleset\n" + marks.replace("0x20", "0x40") + gate.format("meta mark & 0xf0 == 0x20 accept"))
+    assert go(world, SERVER[4]).trip.verdict.code == "filtered"
+
+
+def test_a_mark_of_nftables_chooses_the_route(world):
+    world.node.ip("rule add fwmark 0x80/0x80 lookup 77 pref 100")
+    world.node.ip("route add blackhole 10.2.0.0/24 table 77")
+    table = "table ip marks {{\n chain early {{\n type {} hook {} priority mangle\n tcp dport 8080 {}\n }}\n}}\n"
+    try:
+        world.rules(table.format("filter", "prerouting", "meta mark set 0x81"))
+        found = go(world, SERVER[4])
+        assert (found.trip.verdict.code, found.trip.verdict.where) == ("no-route", "node 1")
+        assert go(world, SERVER[4], 81).answer == "refused"
+        # Of the node's own packets only a chain of type route chooses again.
+        world.rules("flush ruleset\n" + table.format("filter", "output", "meta mark set 0x81"))
+        assert go(world, SERVER[4], start="node 1").answer == "connected"
+        world.rules("flush ruleset\n" + table.format("route", "output", "meta mark set 0x81"))
+        assert go(world, SERVER[4], start="node 1").trip.verdict.code == "no-route"
+    finally:
+        world.node.ip("rule del pref 100")
+        world.node.ip("route flush table 77")
+
+
+def test_source_translation_before_and_behind_iptables(world):
+    """All nat chains are run together in the order of their priorities, until one decides."""
+    own = "table ip own {{\n chain post {{\n type nat hook postrouting priority {}\n {}\n }}\n}}\n"
+    world.node.run(
+        *["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.1.0.0/24", "-j", "SNAT", "--to-source", "10.2.0.77"]
+    )
+
+    def source() -> str:
+        found = go(world, SERVER[4])
+        return str(next(hop for hop in found.trip.hops if (hop.device, hop.way) == ("enib", "out")).header.source)
+
+    world.node.ip("addr add 10.2.0.77/32 dev enib")
+    world.node.ip("addr add 10.2.0.78/32 dev enib")
+    assert source() == "10.2.0.77"
+    for priority, statement, expected in (
+        (90, "snat to 10.2.0.78", "10.2.0.78"), (110, "snat to 10.2.0.78", "10.2.0.77"), (90, "accept", "10.2.0.77"),
+        (90, "snat to ip saddr", CLIENT[4]), (100, "snat to 10.2.0.78", "10.2.0.78"),
+    ):  # fmt: skip
+        world.rules(own.format(priority, statement))
+        assert source() == expected, (priority, statement)
+        world.rules("delete table ip own")
+
+
+def test_what_is_not_modelled_is_named_and_taken_as_not_matching(world):
+    world.rules("table ip odd {\n chain c {\n type filter hook forward priority 0\n meta length > 4000 drop\n }\n}\n")
+    found = go(world, SERVER[4])
+    assert found.answer == "connected"
+    assert found.trip.unread == ("table ip odd: chain c: meta length > 4000 drop (not modelled: meta length)",)
+    assert [hop.why for hop in found.trip.hops if "meta length" in hop.by] == 2 * [
+        "not modelled: taken as not matching"
+    ]
+    world.rules("flush ruleset")
+    assert go(world, SERVER[4]).trip.unread == ()
+
+
+def test_a_rule_that_changes_after_the_look_makes_prediction_and_observation_differ(world):
+    table = "table ip late {{\n chain c {{\n type filter hook forward priority 0\n tcp dport 8080 {}\n }}\n}}\n"
+    world.rules(table.format("accept"))
+    before = world.observe()
+    world.rules("flush ruleset\n" + table.format("drop"))
+    stale = trace(
+        before, "pod client", ip_address(CLIENT[4]), ip_address(SERVER[4]), PORT, send=True, wait_s=0.2, drops=dict
+    )
+    assert stale.trip.verdict.reached and not stale.agrees and stale.answer.startswith("no answer")
+    assert go(world, SERVER[4]).trip.verdict.code == "filtered"
