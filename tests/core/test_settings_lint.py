@@ -68,6 +68,9 @@ ALONE = [
     ("snat-setting-unused", f"{CNI}EXTERNALSNAT=true {CNI}EXCLUDE_SNAT_CIDRS=10.0.0.0/8",
      f"{CNI}EXCLUDE_SNAT_CIDRS=10.0.0.0/8"),
     ("snat-setting-unused", f"{CNI}EXTERNALSNAT=true {CNI}RANDOMIZESNAT=none", f"{CNI}RANDOMIZESNAT=none"),
+    ("firewall-unused", "VPCCNI_FIREWALL=nftables ENABLE_IPv4=false ENABLE_IPv6=true ENABLE_V4_EGRESS=false "
+     "ENABLE_PREFIX_DELEGATION=true",
+     "VPCCNI_FIREWALL=nftables ENABLE_IPv4=false ENABLE_IPv6=true ENABLE_PREFIX_DELEGATION=true"),
     ("pod-mtu-above-eni-mtu", "AWS_VPC_ENI_MTU=1500 POD_MTU=1501", "AWS_VPC_ENI_MTU=1500 POD_MTU=1500"),
     ("metadata-disabled", "AWS_EC2_METADATA_DISABLED=true", "AWS_EC2_METADATA_DISABLED=false"),
     ("misspelled-setting", "WARM_IP_TARGTE=1", "WARM_IP_TARGET=1"),

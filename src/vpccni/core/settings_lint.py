@@ -229,6 +229,15 @@ def _dataplane(s: Settings, given: Given) -> Iterator[Finding]:
                     f"unset {name}, or AWS_VPC_K8S_CNI_EXTERNALSNAT",
                 )
     yield from _egress(s)
+    if "VPCCNI_FIREWALL" in given and 4 not in s.versions and not s.egress_version:
+        yield Finding(
+            "firewall-unused",
+            "contradiction",
+            ("VPCCNI_FIREWALL", "ENABLE_V4_EGRESS"),
+            "VPCCNI_FIREWALL has no effect",
+            "IPv6 pods are never translated nor marked, and without ENABLE_V4_EGRESS=true they have no IPv4",
+            "unset VPCCNI_FIREWALL",
+        )
     if s.pod_mtu > s.eni_mtu:
         yield Finding(
             "pod-mtu-above-eni-mtu",

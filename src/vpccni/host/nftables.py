@@ -34,7 +34,7 @@ class Nftables:
         """
         text = self.lacks(tables)
         if text:
-            self._run("change our nftables tables", "-f", "-", stdin=text)
+            self._change(text)
             # Releases of nft write some expressions in other words; what it says right afterwards is what was meant.
             have = self.listed()
             self._spoken = {each: have[family] for family, each in tables.items() if each and family in have}
@@ -80,6 +80,17 @@ class Nftables:
 
     def _as_listed(self, tables: OwnTables) -> dict[str, str]:
         return {family: self._spoken.get(text, text) for family, text in tables.items()}
+
+    def _change(self, text: str) -> None:
+        action = "change our nftables tables"
+        try:
+            self._run(action, "-f", "-", stdin=text)
+        except HostError as error:
+            if error.error_code != "program-failed":
+                raise
+            hint = "nothing was changed; see that the kernel has nft_ct, nft_fib_ipv4, nft_nat and nft_reject_ipv4"
+            evidence = error.evidence
+            raise HostError(action, error.why, code="firewall-refused", hint=hint, evidence=evidence) from error
 
     def _run(self, action: str, *arguments: str, stdin: str = "") -> str:
         return run_program(action, "nft", *arguments, stdin=stdin, directories=self._directories)
