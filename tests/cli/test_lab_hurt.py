@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from labs import Lab
+from labs import Lab, own_lab
 
 from vpccni.cli.app import main
 
@@ -41,12 +41,9 @@ def test_bad_input_is_refused_with_code_2(argv: list[str], said: str, capsys: py
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Lab()
-    made.up("--nodes", "1", "--env", "IP_COOLDOWN_PERIOD=300")
-    yield made
-    assert not [row for row in made.down() if row["left"]]
+    with own_lab() as made:
+        made.up("--nodes", "1", "--env", "IP_COOLDOWN_PERIOD=300")
+        yield made
 
 
 def _boto(lab: Lab):

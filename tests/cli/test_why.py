@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from labs import Lab
 
 from vpccni.cli.app import main
 from vpccni.core.block import Block, BlockKind
@@ -197,53 +196,25 @@ subnet = "tiny"
 """
 
 
-class Lab:
-    """A lab of the test's own, driven as a user would."""
-
-    def __init__(self) -> None:
-        self.environ = {**os.environ, "VPCCNI_LAB_NAME": f"w{os.getpid()}"}
-
-    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "vpccni", *argv],
-            check=False, env=self.environ, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-
-    def json(self, *argv: str) -> Any:
-        done = self.run(*argv, "-o", "json")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Lab()
-    yield made
-    assert made.run("lab", "down").returncode == 0
-
-
 @pytest.mark.lab
 def test_in_a_full_subnet_why_names_it_ec2s_words_and_the_next_step(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
     path.write_text(TOPOLOGY)
-    up = lab.run("lab", "up", "--topology", str(path), "--env", "WARM_IP_TARGET=2")
-    assert up.returncode == 0, up.stderr
+    lab.run("up", "--topology", str(path), "--env", "WARM_IP_TARGET=2")
     names = [f"p{number}" for number in range(12)]
-    lab.run("lab", "pod", "add", *names, "--node", "1", "--retry", "3")
-    running = {row["name"] for row in lab.json("lab", "pod", "list")}
+    lab.run("pod", "add", *names, "--node", "1", "--retry", "3", ok=False)
+    running = {row["name"] for row in lab.json("pod", "list")}
     refused = sorted(set(names) - running)
     assert refused and running
-    document = lab.json("why", f"default/{refused[0]}")
+    document = json.loads(lab.vpccni("why", f"default/{refused[0]}", "-o", "json").stdout)
     assert document["code"] == "subnet-empty" and document["node"] == "1" and document["open"] is True
     assert any("InsufficientFreeAddressesInSubnet" in str(entry) for entry in document["chain"])
     assert "kubernetes.io/role/cni=1" in document["next"]
     assert {entry["kind"] for entry in document["chain"]} >= {"refusal", "wait", "step"}
     for target in (refused[0], "1", "node/1"):
-        told = lab.run("why", target)
+        told = lab.vpccni("why", target)
         assert told.returncode == 0 and "[subnet-empty]" in told.stdout and "Next: " in told.stdout, told
-    unknown = lab.run("why", "default/nobody")
+    unknown = lab.vpccni("why", "default/nobody")
     assert unknown.returncode == 2 and refused[0] in unknown.stderr
-    assert lab.run("why", refused[0], "--node", "2").returncode == 2  # the other node has never seen it
-    assert lab.run("why", refused[0], "--node", "9").returncode == 2
+    assert lab.vpccni("why", refused[0], "--node", "2").returncode == 2  # the other node has never seen it
+    assert lab.vpccni("why", refused[0], "--node", "9").returncode == 2

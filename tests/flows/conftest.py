@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from flow_labs import FlowLab
+from labs import own_lab
 
 
 @pytest.fixture(scope="module")
 def flow_lab() -> Iterator[FlowLab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = FlowLab()
-    try:
+    with own_lab(FlowLab) as made:
         made.bring_up()
         yield made
-    finally:
-        left = {row["what"]: row["left"] for row in made.down() if row["left"]}
-    assert left == {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,7 @@ class FlowLab(Lab):
         return json.loads(done.stdout)
 
     def selftest_process(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vpccni", "selftest", "-o", "json", *argv]
-        return subprocess.run(command, check=False, env=self.environ, capture_output=True, text=True, timeout=170)
+        return self.vpccni("selftest", "-o", "json", *argv, timeout_s=170)
 
     def namespaces(self) -> list[str]:
         """The named namespaces of this lab."""

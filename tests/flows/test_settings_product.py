@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 from flow_labs import FlowLab
+from labs import own_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -64,18 +65,14 @@ def test_the_matrix_holds_with_every_firewall_backend(flow_lab: FlowLab, backend
 
 @pytest.fixture(params=["ipv6", "dual-stack"])
 def six(request) -> Iterator[FlowLab]:
-    lab = FlowLab()
     prefixes = ("--env", "ENABLE_PREFIX_DELEGATION=true")
     families = {
         "ipv6": ("--env", "ENABLE_IPv6=true", "--env", "ENABLE_IPv4=false"),
         "dual-stack": ("--env", "VPCCNI_DUAL_STACK=true"),
     }
-    try:
+    with own_lab(FlowLab) as lab:
         lab.bring_up("--ipv6", *prefixes, *families[request.param])
         yield lab
-    finally:
-        left = [row["what"] for row in lab.down() if row["left"]]
-    assert left == []
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

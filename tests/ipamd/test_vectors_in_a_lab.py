@@ -7,7 +7,6 @@ nothing, and then a daemon with the vector's settings takes over.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import boto3
 import pytest
-from labs import Lab, wait_until
+from labs import Lab, own_lab, wait_until
 from vectors import PREFIX, SECONDARY, SHORT, STEADY, env, pd, states
 
 from vpccni.aws import tags
@@ -178,15 +177,8 @@ def _prefixes(eni: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    lab = Lab()
-    try:
+    with own_lab() as lab:
         yield Bench(lab)
-    finally:
-        left = [row for row in lab.down() if row["left"]]
-        lab.root.with_name(f"{lab.name}.toml").unlink(missing_ok=True)
-    assert left == []
 
 
 def judge(

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +42,6 @@ subnet = "b"
 """
 HIGH, LOW = 60, 12  # tide: how many pods are wanted
 EBB_S = 45.0
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Lab()
-    yield made
-    assert {row["what"]: row["left"] for row in made.down() if row["left"]} == {}
 
 
 class Inventory:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
 
@@ -15,15 +13,6 @@ from vpccni.errors import HostError
 from vpccni.lab.comparison import headers
 from vpccni.lab.overlay import OVERHEAD_BYTES, Member, Overlay
 from vpccni.lab.traffic import SAMPLE_BYTES
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Lab()
-    yield made
-    assert [row for row in made.down() if row["left"]] == []
 
 
 def shown(lab: Lab) -> str:

@@ -13,9 +13,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 _serial = itertools.count(1)
 
@@ -31,16 +34,14 @@ class Lab:
     def root(self) -> Path:
         return Path(f"/run/vpccni-lab.{self.name}")
 
+    def vpccni(self, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Any command, about this lab."""
+        command = [sys.executable, "-m", "vpccni", *argv]
+        return subprocess.run(command, check=False, env=self.environ, capture_output=True, text=True, timeout=timeout_s)
+
     def run(self, *argv: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """`vpccni lab ...`; with `ok` a failure fails the test with all that was printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "vpccni", "lab", *argv],
-            check=False,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = self.vpccni("lab", *argv)
         if ok and done.returncode != 0:
             raise AssertionError(f"vpccni lab {' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -81,6 +82,24 @@ class Lab:
     def down(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.json("down", ok=False)
         return rows
+
+
+AnyLab = TypeVar("AnyLab", bound=Lab)
+
+
+@contextmanager
+def own_lab(kind: type[AnyLab] = Lab) -> Iterator[AnyLab]:  # type: ignore[assignment]
+    """A lab, not yet up, that is taken down whatever happens, and proves that it left nothing. Skips without root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    made = kind()
+    try:
+        yield made
+    finally:
+        left = {row["what"]: row["left"] for row in made.down() if row["left"]}
+        made.root.with_name(f"{made.name}.toml").unlink(missing_ok=True)
+    assert left == {}
+    assert not made.root.exists()
 
 
 def wait_until(reached: Callable[[], bool], timeout_s: float, what: str) -> None:

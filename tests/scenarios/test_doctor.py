@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from labs import Lab, wait_until
+from labs import Lab, own_lab, wait_until
 
 from vpccni.lab import nodes
 from vpccni.lab.state import LabState
@@ -23,21 +21,15 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Lab()
-    made.up("--nodes", "1", "--instance-type", "t3.small", "--env", "VPCCNI_REPAIR_INTERVAL=3600")
-    try:
+    with own_lab() as made:
+        made.up("--nodes", "1", "--instance-type", "t3.small", "--env", "VPCCNI_REPAIR_INTERVAL=3600")
         made.add("a", "b", "c", "d")
         wait_until(lambda: "lookup 3" in ip(made, "rule"), 20, "all ENIs are there")
         yield made
-    finally:
-        made.down()
 
 
 def doctor(lab: Lab, *argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vpccni", "doctor", *argv]
-    return subprocess.run(command, env=lab.environ, capture_output=True, text=True, timeout=60, check=False)
+    return lab.vpccni("doctor", *argv)
 
 
 def examined(lab: Lab, *argv: str) -> tuple[int, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from labs import Lab, wait_until
+from labs import Lab, own_lab, wait_until
 
 from vpccni.lab.state import LabState
 
@@ -22,13 +22,10 @@ CARDS = 4
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab()
-    made.up("--nodes", "2", "--instance-type", "p4d.24xlarge", "--env", "ENABLE_MULTI_NIC=true",
-            "--env", "IP_COOLDOWN_PERIOD=1")  # fmt: skip
-    try:
+    settings = ("--env", "ENABLE_MULTI_NIC=true", "--env", "IP_COOLDOWN_PERIOD=1")
+    with own_lab() as made:
+        made.up("--nodes", "2", "--instance-type", "p4d.24xlarge", *settings)
         yield made
-    finally:
-        assert [row for row in made.down() if row["left"]] == []
 
 
 def multi(lab: Lab, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from labs import Lab, wait_until
+from labs import Lab, own_lab, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(150)]
 
@@ -62,12 +62,9 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    lab = Lab()
-    lab.up("--nodes", "1", "--env", "IP_COOLDOWN_PERIOD=1")
-    try:
+    with own_lab() as lab:
+        lab.up("--nodes", "1", "--env", "IP_COOLDOWN_PERIOD=1")
         yield Node(lab)
-    finally:
-        lab.down()
 
 
 @pytest.fixture

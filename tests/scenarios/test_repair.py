@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from labs import Lab, wait_until
+from labs import Lab, own_lab, wait_until
 
 from vpccni.core.conventions import host_link_name
 
@@ -54,18 +53,13 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    lab = Lab()
-    # A comparison of everything every hour only: what is seen here comes from events and looks.
-    lab.up("--nodes", "1", "--instance-type", "t3.small", "--env", "VPCCNI_REPAIR_INTERVAL=3600")
-    try:
+    with own_lab() as lab:
+        # A comparison of everything every hour only: what is seen here comes from events and looks.
+        lab.up("--nodes", "1", "--instance-type", "t3.small", "--env", "VPCCNI_REPAIR_INTERVAL=3600")
         pods = lab.add("a", "b", "c", "d", "e")
         made = Node(lab, lab.node("1")["namespace"], pods)
         wait_until(lambda: "lookup 3" in made.run("ip rule"), SOON_S, "the spare ENI is there, the last one")
         yield made
-    finally:
-        lab.down()
 
 
 VETH = host_link_name("eni", "default", "e")
