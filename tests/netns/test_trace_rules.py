@@ -186,6 +186,33 @@ def test_a_service_of_kube_proxy_is_followed_to_the_endpoint_that_was_drawn(worl
 
 
 @BOTH
+def test_a_service_of_iptables_is_followed_too(world, version):
+    program, nat = ("iptables", "ip6tables")[version == 6], ["-t", "nat"]
+    full = (SERVER[version], f"[{SERVER[version]}]")[version == 6]
+    lines = [
+        *(["-N", chain] for chain in ("KUBE-SVC", "KUBE-A", "KUBE-B")),
+        ["-A", "PREROUTING", "-d", SERVICE[version], "-p", "tcp", "--dport", "80", "-j", "KUBE-SVC"],
+        ["-A", "KUBE-SVC", *["-m", "statistic", "--mode", "random", "--probability", "0.5", "-j", "KUBE-A"]],
+        ["-A", "KUBE-SVC", "-j", "KUBE-B"],
+        ["-A", "KUBE-A", "-p", "tcp", "-j", "DNAT", "--to-destination", f"{full}:{PORT}"],
+        ["-A", "KUBE-B", "-p", "tcp", "-j", "DNAT", "--to-destination", f"{full}:9"],
+    ]
+    try:
+        for line in lines:
+            world.node.run(program, *nat, *line)
+        met = {}
+        while len(met) < 2:
+            found = go(world, SERVICE[version], 80)
+            (draw,) = found.trip.draws
+            met[draw.taken] = found.answer
+        assert met == {0: "connected", 1: "refused"}
+        assert go(world, SERVICE[version], 81).trip.verdict.reached is False
+    finally:
+        world.node.run(program, *nat, "-F")
+        world.node.run(program, *nat, "-X")
+
+
+@BOTH
 def test_masquerading_by_a_mark_shows_the_nodes_address_and_is_undone(world, version):
     world.rules(kube(version, (SERVER[version],), masquerade=True))
     found = go(world, SERVICE[version], 80)

@@ -155,7 +155,8 @@ def _print(found: Trace) -> None:
     for name, count in found.dropped.items():
         write(f"  counted meanwhile: {name} +{count}\n")
     for draw in found.trip.draws:
-        write(f"  by chance: {draw.options[draw.taken]} of {', '.join(draw.options)}: {draw.rule}\n")
+        others = ", ".join(option for at, option in enumerate(draw.options) if at != draw.taken)
+        write(f"  by chance: {draw.options[draw.taken]}, and not {others}; {draw.rule}\n")
     for rule in found.trip.unread:
         write(f"  not evaluated: {rule}\n")
 

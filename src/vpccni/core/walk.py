@@ -112,6 +112,10 @@ class _Walker:
         assert choice.route is not None  # a refusal has ended the trip
         if choice.route.kind in ("local", "broadcast"):
             return self._keep(passing, meeting)
+        version = meeting.header.target.version
+        if (version, meeting.iif) in stack.unforwarded:
+            why = f"{meeting.header.target} is none of its addresses, and it forwards no IPv{version}"
+            raise Stop("not-forwarding", stack.name, why)
         return self._leave(passing, meeting, choice.route)
 
     def _sent(self, passing: Passing, meeting: Meeting) -> Step:

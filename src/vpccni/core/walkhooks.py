@@ -134,7 +134,7 @@ class Hooks:
                 _CODES[effect.ending], place, f"{prefix}{effect.ended_by}",
                 answer=after.header.reversed if answers else None,
             )  # fmt: skip
-        told = [draw for draw in self._draws.made if draw.rule in effect.rules and len(draw.options) > 1]
+        told = [draw for draw in self._draws.made if draw.rule in effect.rules]
         decisive = stage.nat or stage.strict
         if replace(after, status=meeting.status) != meeting or (decisive and effect.rules):
             marks = "" if (after.mark, after.ct_mark) == (meeting.mark, meeting.ct_mark) else (

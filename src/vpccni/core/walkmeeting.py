@@ -136,7 +136,9 @@ class Draws:
         self._wanted, self.made = wanted, list[Draw]()
 
     def among(self, rule: str, options: Sequence[str]) -> int:
-        """The number of an option."""
+        """The number of an option. Where there is but one, nothing is drawn."""
+        if len(options) == 1:
+            return 0
         at = len(self.made)
         taken = self._wanted[at] if at < len(self._wanted) and self._wanted[at] < len(options) else 0
         self.made.append(Draw(rule, tuple(options), taken))

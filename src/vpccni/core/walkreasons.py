@@ -31,6 +31,8 @@ _IN_PODS = {
 
 NEXT_STEPS = {
     "no-route": "see `ip rule` and `ip route get`; the node daemon, while it runs, puts its own rules and routes back",
+    "not-forwarding": "on a node: sysctl -w net.ipv4.ip_forward=1, net.ipv6.conf.all.forwarding=1; a pod gets what is "
+    "not for it by a wrong route",
     "reverse-path": "sysctl -w net.ipv4.conf.<device>.rp_filter=2, as the daemon sets it on the primary ENI",
     "neighbour": "delete the pod: its network is made anew; see `ip neigh` in the pod",
     "rejected": "remove or precede that rule; it tells the sender, so the program sees a refusal, not a timeout",

@@ -25,7 +25,8 @@ Way = Literal["in", "out", ""]
 class Stack:
     """A network namespace as its kernel describes it. `cables` lead from a device to (stack, device) at its far end;
     `tables` of iptables and `policies` of their built-in chains ("table CHAIN") are by IP version; `nft` are the tables
-    of nftables; `reverse_filter` is rp_filter in force, by device."""
+    of nftables; `reverse_filter` is rp_filter in force, by device; `unforwarded` are (IP version, device) by which
+    nothing comes in that is not for this machine."""
 
     name: str
     links: tuple[Link, ...] = ()
@@ -38,6 +39,7 @@ class Stack:
     nft: tuple[NftTable, ...] = ()
     cables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     reverse_filter: Mapping[str, int] = field(default_factory=dict)
+    unforwarded: frozenset[tuple[int, str]] = frozenset()
 
     def device(self, index: int) -> str:
         """Name of a device, empty when there is none of that index."""

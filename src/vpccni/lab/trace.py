@@ -7,7 +7,7 @@ change anything: a trace leaves everything as it was. `vpccni trace` calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -87,15 +87,10 @@ def trace(
             answer, sightings = _try(prepared, lab.namespaces, wait_s)
     after = {**_counters(lab.namespaces), **drops()}
     moved = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    seen = of_probe(sightings, sent, trip.hops)
-    if trip.draws:
-        trip = min(walks(lab.world, start, sent), key=lambda each: differing(align(each.hops, seen)))
-    return Trace(sent, trip, tuple(align(trip.hops, seen)), answer, moved)
-
-
-def differing(rows: Sequence[Row]) -> int:
-    """How many places differ."""
-    return sum(not row.agrees for row in rows)
+    trips: Iterable[Trip] = walks(lab.world, start, sent) if trip.draws else [trip]
+    beside = ((each, align(each.hops, of_probe(sightings, sent, each.hops))) for each in trips)
+    trip, rows = min(beside, key=lambda each: sum(not row.agrees for row in each[1]))
+    return Trace(sent, trip, tuple(rows), answer, moved)
 
 
 def _try(prepared: Probe, namespaces: Mapping[str, Path], wait_s: float) -> tuple[str, list[Sighting]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
@@ -77,6 +77,8 @@ def read_stack(name: str, netns: Path, *, firewall: bool) -> Stack:
                 tuple(rule for version in VERSIONS for rule in kernel.rules(version)),
                 tuple(kernel.neighbours()),
             )
+        with inside(handle):
+            stack = replace(stack, unforwarded=frozenset(_unforwarded(stack)))
         if not firewall:
             return stack
         with inside(handle):
@@ -141,6 +143,16 @@ def _grouped(ports: Sequence[Port], groups: Sequence[Mapping[str, Any]]) -> list
         replace(port, groups=tuple(made[name] for name, enis in members.items() if port.eni_id in enis))
         for port in ports
     ]
+
+
+def _unforwarded(stack: Stack) -> Iterator[tuple[int, str]]:
+    """IPv4 is forwarded by device, IPv6 by all devices or none (ip6_forward)."""
+    all_of_6 = sysctl.read("net/ipv6/conf/all/forwarding") == "1"
+    for link in stack.links:
+        if sysctl.read(f"net/ipv4/conf/{link.name}/forwarding") == "0":
+            yield 4, link.name
+        if not all_of_6:
+            yield 6, link.name
 
 
 def _reverse_filter(device: str) -> int:
