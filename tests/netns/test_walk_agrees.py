@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from iptables_strategies import tables
 from nft_strategies import rulesets
 from nft_worlds import CLIENT, NODE, OTHER, SERVER, SERVICE, NftWorld, build
 
@@ -23,7 +25,7 @@ from vpccni.core.walk import walk
 from vpccni.core.walkmeeting import Header
 from vpccni.core.walkvalues import World
 from vpccni.host.programs import run_program
-from vpccni.lab.world import read_nftables
+from vpccni.lab.world import read_nftables, with_firewall
 from vpccni.netlink.namespace import inside
 
 pytestmark = pytest.mark.netns
@@ -72,9 +74,13 @@ def built(lasting_spaces: Any) -> Built:
     return Built(made, made.observe().world)
 
 
-def load(world: NftWorld, version: int, text: str) -> None:
+def load(world: NftWorld, version: int, text: str, iptables: str = "") -> None:
     ip, kind = ("ip", "ipv4_addr") if version == 4 else ("ip6", "ipv6_addr")
-    world.rules(f"flush ruleset\n{text}{OBSERVER.format(ip=ip, type=kind)}")
+    world.rules("flush ruleset\n")
+    if iptables:
+        with inside(world.node.fd):
+            run_program("load rules", f"{'ip' if version == 4 else 'ip6'}tables-restore", stdin=iptables)
+    world.rules(f"{text}{OBSERVER.format(ip=ip, type=kind)}")
 
 
 def observed(world: NftWorld, version: int) -> dict[int, Told]:
@@ -102,10 +108,11 @@ def send(world: NftWorld, version: int, target: str, port: int) -> Header:
     return Header(ip_address(CLIENT[version]), source_port, ip_address(target), port, "udp")
 
 
-def with_rules_of(world: NftWorld, seen: World) -> World:
-    """What was seen of the world, with the rules that the node has now."""
+def with_rules_of(world: NftWorld, seen: World, *, iptables: bool = False) -> World:
+    """What was seen of the world, with the rules that the node has now. Reading those of iptables takes longer."""
     with inside(world.node.fd):
-        node = replace(seen.stacks["node 1"], nft=read_nftables())
+        before = seen.stacks["node 1"]
+        node = with_firewall(before) if iptables else replace(before, nft=read_nftables())
     return replace(seen, stacks={**seen.stacks, "node 1": node})
 
 
@@ -126,11 +133,12 @@ def predicted(seen: World, headers: list[Header]) -> dict[int, Told]:
     return found
 
 
-def check(built: Built, version: int, text: str) -> None:
+def check(built: Built, version: int, text: str, iptables: str = "") -> None:
     world, seen = built.world, built.seen
-    load(world, version, text)
+    load(world, version, text, iptables)
     headers = [send(world, version, *each) for each in SENT[version]]
-    assert predicted(with_rules_of(world, seen), headers) == observed(world, version), text
+    now = with_rules_of(world, seen, iptables=bool(iptables))
+    assert predicted(now, headers) == observed(world, version), iptables + text
 
 
 SENT = {version: [(target[version], port) for target in (SERVER, OTHER, SERVICE, NODE) for port in (53, 80)]
@@ -151,11 +159,18 @@ def test_the_walk_agrees_with_the_kernel_on_ipv6(built: Built, text: str) -> Non
     check(built, 6, text)
 
 
+@given(text=rulesets(4), iptables=tables(4))
+@settings(FEW, max_examples=12)
+def test_the_walk_agrees_with_the_kernel_about_iptables_beside_nftables(built: Built, text: str, iptables: str) -> None:
+    check(built, 4, text, iptables)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_walk_agrees_with_the_kernel_about_many_rulesets(built: Built, version: int) -> None:
-    given(text=rulesets(version))(MANY(lambda text: check(built, version, text)))()
+    several = given(text=rulesets(version), iptables=st.one_of(st.just(""), tables(version)))
+    several(MANY(lambda text, iptables: check(built, version, text, iptables)))()
 
 
 # Rules after all others that change the mark of whatever passes.

@@ -83,11 +83,15 @@ def read_stack(name: str, netns: Path, *, firewall: bool) -> Stack:
             return stack
         with inside(handle):
             filters = {link.name: _reverse_filter(link.name) for link in stack.links}
-            texts = {version: _saved(version) for version in VERSIONS}
-            nft = read_nftables(texts.values())
+            return with_firewall(replace(stack, reverse_filter=filters))
+
+
+def with_firewall(stack: Stack) -> Stack:
+    """The stack with the rules of the calling thread's namespace: iptables of both variants, and nftables."""
+    texts = {version: _saved(version) for version in VERSIONS}
     tables: dict[int, Tables] = {version: parse_save(text) for version, text in texts.items()}
     policies = {version: _policies(text) for version, text in texts.items()}
-    return replace(stack, reverse_filter=filters, tables=tables, policies=policies, nft=nft)
+    return replace(stack, tables=tables, policies=policies, nft=read_nftables(texts.values()))
 
 
 def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
