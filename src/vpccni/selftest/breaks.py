@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes one object of a node away for the length of a block, and puts exactly that back.
 
-Knows how each kind of `Break` is found in the kernel and removed. Must never remove what it cannot put back, and holds
-the node's daemon meanwhile, because that would repair the node under the test. Only a run with negatives uses it.
+Knows how each kind of `Break` is found in the kernel and removed. Must never remove what it cannot put back. The node's
+daemon has to be held meanwhile (`hold`). Only a run with negatives uses it.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import socket
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +26,7 @@ from vpccni.host.programs import find_program, run_program
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.socket import RouteSocket
 from vpccni.netlink.values import IPAddress, Route, Rule, add, delete
-from vpccni.paths import RELAY_SOCKET
 from vpccni.selftest.matrix import Break, End, FirewallBreak, Part, RouteBreak, RuleBreak, SysctlBreak
-from vpccni.selftest.node import Node
 
 _VARIANTS = ("iptables-nft", "iptables-legacy", "iptables")
 
@@ -59,28 +53,6 @@ _LINES = {
     Part.MARK_INBOUND: _Line("mangle", PRIMARY_ENI, ("--set-xmark",), (_commented(PRIMARY_ENI),)),
     Part.RESTORE: _Line("mangle", PRIMARY_ENI, ("--restore-mark",), ("meta mark set meta mark |",)),
 }
-
-
-@contextmanager
-def held_daemon(node: Node) -> Iterator[None]:
-    """The node's daemon is stopped (SIGSTOP) and continued at the end. Its answer to a connection says which it is."""
-    path = node.run_dir / RELAY_SOCKET.name
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.connect(str(path))
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        handle = os.pidfd_open(struct.unpack("3i", credentials)[0])
-    except OSError as error:  # also pid 0: a process of a namespace that this one does not see
-        evidence = {"socket": path}
-        raise HostError("hold the daemon", str(error), evidence=evidence, code="no-daemon") from error
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            signal.pidfd_send_signal(handle, signal.SIGCONT)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

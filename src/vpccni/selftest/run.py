@@ -19,9 +19,10 @@ from vpccni.lab.sockets import namespace_handle
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import IPAddress
 from vpccni.selftest import service
-from vpccni.selftest.breaks import broken, held_daemon
+from vpccni.selftest.breaks import broken
 from vpccni.selftest.exchange import Answer, Servers, ask
 from vpccni.selftest.expect import Actor, Cast, Expected, Observed, expected, mismatches
+from vpccni.selftest.hold import held_daemon
 from vpccni.selftest.matrix import Break, Case, End, Party, Row, Way
 from vpccni.selftest.node import Facts, Node, observe
 from vpccni.selftest.peers import Peers, cast, listening
