@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpccni.core.backend import form
-from vpccni.core.nftlisting import rule_states, transaction
+from vpccni.core.nftlisting import rule_states, same_shape, transaction
 from vpccni.core.nftrules import tables
 from vpccni.core.reasons import firewall_reason
 from vpccni.core.snat import SnatPolicy
@@ -83,6 +83,17 @@ def test_a_listing_in_other_white_space_is_the_same_and_a_broken_list_of_element
     have = {"ip": want["ip"].replace("    ", "\t").replace(", 10.", ",\n\t\t\t     10.")}
     assert have != want and transaction(have, want) == ""
     assert {state for _, _, state in rule_states(have, want)} == {"ok"}
+
+
+def test_a_table_with_more_or_fewer_lines_is_never_the_same_in_other_words():
+    want = text()["ip"]
+    assert same_shape(want, want.replace("ct status ! confirmed", "ct status != confirmed"))
+    assert not same_shape(want, "")
+    lines = want.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if line.startswith("        "):
+            assert not same_shape(want, "".join(lines[:number] + lines[number + 1 :]))
+            assert not same_shape(want, "".join([*lines[:number], line, *lines[number:]]))
 
 
 def test_what_is_missing_extra_or_out_of_place_is_told_by_line():

@@ -49,6 +49,12 @@ def rule_states(have: OwnTables, want: OwnTables) -> list[tuple[str, str, str]]:
     return states
 
 
+def same_shape(one: str, other: str) -> bool:
+    """Whether two listings of a table have as many lines in each chain and set, and so may say the same."""
+    sizes = [{name: len(lines) for name, lines in _parts(text).items()} for text in (one, other)]
+    return sizes[0] == sizes[1]
+
+
 def _parts(text: str) -> dict[str, list[str]]:
     """Chain or set -> its lines. The elements of a set, which nft breaks at will, are one line."""
     parts: dict[str, list[str]] = {}

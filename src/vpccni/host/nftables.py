@@ -8,7 +8,7 @@ is right already. `host.firewall` and `ipamd.nodefirewall` call it.
 from __future__ import annotations
 
 from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
-from vpccni.core.nftlisting import FAMILIES, OwnTables, rule_states, transaction
+from vpccni.core.nftlisting import FAMILIES, OwnTables, rule_states, same_shape, transaction
 from vpccni.core.variant import KUBE_PROXY_TABLE
 from vpccni.errors import HostError
 from vpccni.host.programs import DIRECTORIES, find_program, run_program
@@ -37,7 +37,8 @@ class Nftables:
             self._change(text)
             # Releases of nft write some expressions in other words; what it says right afterwards is what was meant.
             have = self.listed()
-            self._spoken = {each: have[family] for family, each in tables.items() if each and family in have}
+            spoken = {each: have.get(family, "") for family, each in tables.items()}
+            self._spoken = {each: listing for each, listing in spoken.items() if same_shape(each, listing)}
         return text
 
     def lacks(self, tables: OwnTables) -> str:
