@@ -18,6 +18,7 @@ TRAPS = {
     "legacy iptables has the tables nat": Machine(iptables="nf_tables", legacy_tables=("nat",)),
     "nf_tables variant": Machine(iptables="legacy", nf_tables_in_use=True),
     "udev": Machine(udev_persistent_macs=True),
+    "kube-proxy runs in nftables mode": Machine(kube_proxy_nftables=True, rules_in_iptables=True),
 }
 HARMLESS = Machine(
     forward_policy="ACCEPT",
@@ -31,6 +32,7 @@ HARMLESS = Machine(
     links=frozenset({"eth0", "lo", "docker0"}),
     iptables="legacy",
     legacy_tables=("nat",),
+    kube_proxy_nftables=True,
 )
 
 

@@ -107,9 +107,13 @@ def test_a_restart_with_another_backend_leaves_nothing_of_the_old_one(lab: Lab) 
         assert "AWS, SNAT" in on_node(lab, save) and "AWS, SNAT" not in on_node(lab, "nft list table ip vpccni")
         assert command(lab, "doctor")[0] == 0
     assert "AWS" not in on_node(lab, "iptables-legacy-save")
-    # With auto, kube-proxy's table decides.
+    # With auto, kube-proxy's table decides; until the daemon has seen it, the doctor tells.
+    told = "kube-proxy runs in nftables mode"
+    assert told not in json.dumps(command(lab, "doctor")[1]["remarks"])
     on_node(lab, "nft add table ip kube-proxy")
+    assert told in json.dumps(command(lab, "doctor")[1]["remarks"])
     lab.run("restart", "ipamd", "--node", "1", "--env", "VPCCNI_FIREWALL=auto")
     assert on_node(lab, "nft list table ip vpccni") == native
     assert "AWS" not in on_node(lab, "iptables-nft-save; iptables-legacy-save")
-    assert "kube-proxy runs in nftables mode" in on_node(lab, "cat /var/log/aws-routed-eni/ipamd.log")
+    assert told not in json.dumps(command(lab, "doctor")[1]["remarks"])
+    assert told in on_node(lab, "cat /var/log/aws-routed-eni/ipamd.log")

@@ -41,6 +41,8 @@ class Machine:
     legacy_tables: tuple[str, ...] = ()
     nf_tables_in_use: bool = False
     udev_persistent_macs: bool = False
+    kube_proxy_nftables: bool = False  # kube-proxy has its table in nftables
+    rules_in_iptables: bool = False  # our SNAT chain is in iptables
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,12 @@ def _neighbours(m: Machine) -> Iterator[Remark]:
             f"links of another network plugin: {', '.join(f'{name} ({OTHER_CNI_LINKS[name]})' for name in left)}",
             "its routes and firewall rules may still be there and catch pods' packets",
             "remove what it left, or replace the node",
+        )
+    if m.kube_proxy_nftables and m.rules_in_iptables:
+        yield Remark(
+            "kube-proxy runs in nftables mode, and our rules are in iptables",
+            "flows work, but nothing else needs iptables; the daemon may have started before kube-proxy did",
+            "restart the node's daemon with VPCCNI_FIREWALL=auto or nftables",
         )
     if m.iptables == "nf_tables" and m.legacy_tables:
         yield Remark(

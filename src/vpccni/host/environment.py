@@ -14,6 +14,7 @@ from pathlib import Path
 from vpccni import paths
 from vpccni.core import conventions as c
 from vpccni.core.environment import Machine
+from vpccni.core.variant import KUBE_PROXY_TABLE
 from vpccni.errors import HostError
 from vpccni.host import sysctl
 from vpccni.host.programs import run_program
@@ -34,6 +35,7 @@ def look(root: Path = Path("/"), *, strict_branch_pods: bool = False) -> Machine
         tables = frozenset(rule.table for rule in route.rules(4))
     variant = _printed("iptables", "--version")
     settings = _networkd_settings(root)
+    nftables = _printed("nft", "list", "tables", "ip").splitlines()
     return Machine(
         forward_policy=next(iter(re.findall(r"^-P FORWARD (\w+)", _printed("iptables", "-S", "FORWARD"), re.M)), ""),
         primary=primary,
@@ -48,9 +50,11 @@ def look(root: Path = Path("/"), *, strict_branch_pods: bool = False) -> Machine
         links=links,
         iptables="legacy" if "legacy" in variant else "nf_tables" if "nf_tables" in variant else "",
         legacy_tables=tuple(_text(root / LEGACY_TABLES).split()),
-        nf_tables_in_use="table ip nat\n" in _printed("nft", "list", "tables", "ip"),
+        nf_tables_in_use="table ip nat" in nftables,
         udev_persistent_macs=(root / UDEV_SOCKET).exists()
         and "MACAddressPolicy=persistent" in _text(root / DEFAULT_LINK),
+        kube_proxy_nftables=f"table ip {KUBE_PROXY_TABLE}" in nftables,
+        rules_in_iptables=bool(_printed("iptables", "-t", "nat", "-S", c.SNAT_CHAIN)),
     )
 
 
