@@ -173,7 +173,7 @@ class Box:
         return {
             "region": self.topology.region,
             "profile": self.topology.profile,
-            "vpc_cidrs": [str(cidr) for cidr in self.topology.vpc.cidrs],
+            "vpc_cidrs": [str(cidr) for vpc in self.cloud.vpcs.values() for cidr in vpc.cidrs],
             "vpc_ipv6_cidrs": [str(cidr) for cidr in self.topology.vpc.ipv6_cidrs],
             "nodes": [self._node(node) for node in self.nodes.values()],
             "subnets": [

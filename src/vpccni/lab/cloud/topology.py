@@ -20,6 +20,7 @@ from vpccni.lab.cloud.resources import DEFAULT_OPTIONS, Instance, MetadataOption
 from vpccni.lab.cloud.space import AddressSpace, Reservation
 from vpccni.lab.cloud.tags import check_tags
 
+MAX_VPC_CIDRS = 5  # Amazon VPC quotas, before anybody asks for more
 _LARGEST, _SMALLEST = 16, 28  # IPv4 prefix lengths of VPC and subnet CIDRs
 
 
@@ -55,10 +56,7 @@ class TopologyOperations(GroupOperations):
         if not cidrs:
             raise ApiError("MissingParameter", "A VPC needs an IPv4 CIDR block")
         for number, cidr in enumerate(cidrs):
-            if not _LARGEST <= cidr.prefixlen <= _SMALLEST:
-                raise ApiError("InvalidVpc.Range", f"The CIDR '{cidr}' is invalid: /16 to /28.")
-            if any(cidr.overlaps(other) for other in cidrs[:number]):
-                raise ApiError("InvalidVpc.Range", f"The CIDR '{cidr}' overlaps another CIDR of the VPC.")
+            _check_vpc_cidr(cidr, cidrs[:number])
         check_tags(tags or {})
         vpc = Vpc(
             self.new_id("vpc"), self.next_serial(), self.account_id, list(cidrs), list(ipv6_cidrs), dict(tags or {})
@@ -66,6 +64,17 @@ class TopologyOperations(GroupOperations):
         self.vpcs[vpc.vpc_id] = vpc
         self.emit(VpcChanged(vpc.vpc_id, tuple(vpc.cidrs), tuple(vpc.ipv6_cidrs)))
         self.create_security_group(vpc.vpc_id, DEFAULT_GROUP, "default VPC security group")
+        return vpc
+
+    def associate_vpc_cidr_block(self, vpc_id: str, cidr: IPv4Network) -> Vpc:
+        """Give a VPC one more CIDR. The metadata of its instances has it at once."""
+        self.settle()
+        vpc = self.vpc(vpc_id)
+        if len(vpc.cidrs) >= MAX_VPC_CIDRS:
+            raise ApiError("CidrLimitExceeded", f"This network '{vpc_id}' has met its maximum number of allowed CIDRs")
+        _check_vpc_cidr(cidr, vpc.cidrs)
+        vpc.cidrs.append(cidr)
+        self.emit(VpcChanged(vpc.vpc_id, tuple(vpc.cidrs), tuple(vpc.ipv6_cidrs)))
         return vpc
 
     def create_subnet(
@@ -217,3 +226,10 @@ class TopologyOperations(GroupOperations):
                 self.detached(eni, attachment)
                 if attachment.delete_on_termination:
                     self.remove(eni)
+
+
+def _check_vpc_cidr(cidr: IPv4Network, others: Sequence[IPv4Network]) -> None:
+    if not _LARGEST <= cidr.prefixlen <= _SMALLEST:
+        raise ApiError("InvalidVpc.Range", f"The CIDR '{cidr}' is invalid: /16 to /28.")
+    if any(cidr.overlaps(other) for other in others):
+        raise ApiError("InvalidVpc.Range", f"The CIDR '{cidr}' overlaps another CIDR of the VPC.")

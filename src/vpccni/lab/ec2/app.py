@@ -22,7 +22,7 @@ from aiohttp import web
 from vpccni.lab.cloud.cloud import Cloud
 from vpccni.lab.cloud.errors import ApiError
 from vpccni.lab.cloud.gate import Lost
-from vpccni.lab.ec2 import change, describe, groups
+from vpccni.lab.ec2 import change, describe, groups, vpcs
 from vpccni.lab.ec2.admission import Admission, Call, Weather
 from vpccni.lab.ec2.calls import LOST_AFTER, LOST_BEFORE, CallLog
 from vpccni.lab.ec2.model import ServiceModel, load
@@ -50,6 +50,7 @@ CHANGES: Mapping[str, Operation] = {
     "AssignIpv6Addresses": change.assign_ipv6_addresses,
     "AssignPrivateIpAddresses": change.assign_private_ip_addresses,
     "AssociateTrunkInterface": change.associate_trunk_interface,
+    "AssociateVpcCidrBlock": vpcs.associate_cidr_block,
     "AttachNetworkInterface": change.attach_network_interface,
     "CreateNetworkInterface": change.create_network_interface,
     "CreateNetworkInterfacePermission": change.create_network_interface_permission,

@@ -195,7 +195,6 @@ def _ipv6_blocks(networks: list[Any], resource_id: str, prefix: str) -> list[Row
 
 def vpc(world: World, found: Vpc) -> Row:
     """Vpc."""
-    stem = found.vpc_id.rpartition("-")[2]
     return {
         "CidrBlock": found.cidrs[0],
         "DhcpOptionsId": "default",
@@ -204,13 +203,19 @@ def vpc(world: World, found: Vpc) -> Row:
         "OwnerId": found.owner_id,
         "InstanceTenancy": "default",
         "Ipv6CidrBlockAssociationSet": _ipv6_blocks(list(found.ipv6_cidrs), found.vpc_id, "vpc-cidr-assoc6") or None,
-        "CidrBlockAssociationSet": [
-            {"AssociationId": f"vpc-cidr-assoc-{stem}{n}", "CidrBlock": cidr, "CidrBlockState": {"State": "associated"}}
-            for n, cidr in enumerate(found.cidrs)
-        ],
+        "CidrBlockAssociationSet": vpc_cidrs(found),
         "IsDefault": False,
         "Tags": tag_list(found.tags) or None,
     }
+
+
+def vpc_cidrs(found: Vpc) -> list[Row]:
+    """VpcCidrBlockAssociation, in the order in which they came."""
+    stem = found.vpc_id.rpartition("-")[2]
+    return [
+        {"AssociationId": f"vpc-cidr-assoc-{stem}{n}", "CidrBlock": cidr, "CidrBlockState": {"State": "associated"}}
+        for n, cidr in enumerate(found.cidrs)
+    ]
 
 
 def security_group(world: World, found: SecurityGroup) -> Row:
