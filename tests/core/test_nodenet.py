@@ -10,7 +10,7 @@ import pytest
 
 from vpccni.core import conventions as c
 from vpccni.core.diff import diff
-from vpccni.core.nodenet import EniNet, NodeNet, desired, existing_table, owned, sysctls
+from vpccni.core.nodenet import EniNet, NodeNet, desired, existing_table, former_marks, owned, sysctls
 from vpccni.netlink.values import Address, Link, Route, Rule
 
 ETH0 = EniNet(Link("eth0", index=2), (IPv4Interface("192.168.0.10/19"),), 254, primary=True)
@@ -41,6 +41,19 @@ def test_the_worked_example_comes_out():
 def test_the_mark_rule_exists_unless_nothing_marks(external, node_port, present):
     node = replace(NODE, external_snat=external, node_port_support=node_port, mark=0x4000)
     assert ("1024: from all fwmark 0x4000/0x4000 lookup main" in text(node)) is present
+
+
+def test_the_rule_of_a_former_mark_stays_as_long_as_flows_may_carry_it():
+    before = desired(replace(NODE, mark=0x100))
+    assert former_marks(before, 0x80) == (0x100,) and former_marks(before, 0x100) == ()
+    foreign = Rule(c.RULE_MARK, c.TABLE_MAIN, fwmark=0x200, fwmask=0x200, protocol=99)
+    assert former_marks([foreign, *desired(NODE)], 0x80) == ()
+    both = replace(NODE, former_marks=(0x100,))
+    assert [str(each) for each in diff(owned(both, before), desired(both))] == [
+        "ip rule add pref 1024 fwmark 0x80/0x80 table main protocol 91"
+    ]
+    gone = [str(each) for each in diff(owned(NODE, desired(both)), desired(NODE))]
+    assert gone == ["ip rule del pref 1024 fwmark 0x100/0x100 table main protocol 91"]
 
 
 def test_external_services_go_by_main_before_the_rules_from_pods():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows of an address are forgotten, real ones, in all four places where it may stand; flows of others stay."""
+"""Flows of an address are forgotten, real ones, in all four places where it may stand; flows of others stay. Flows with
+a mark get another one."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from vpccni.netlink.conntrack import flush_address
+from vpccni.netlink.conntrack import flush_address, remark
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import Address, Link, add, set_link
 
@@ -143,3 +144,25 @@ def test_the_namespace_of_the_caller_is_flushed_when_none_is_given(pair):
     with inside(pair.near.fd):
         assert flush_address({ip_address(CLIENT)}) == 1
     assert pair.entries() == []
+
+
+def test_flows_with_a_mark_get_another_one_and_all_other_bits_stay(pair):
+    for port, mark in ((53, 0x80), (54, 0x10080), (55, 0x40), (56, 0)):
+        pair.nft(f"add rule inet t c udp dport {port} ct mark set {mark:#x}")
+        pair.udp(CLIENT, port=port)
+
+    def marks():
+        found = {}
+        for line in pair.entries("-f", "ipv4"):
+            port, mark = (int(line.split(f" {name}=")[1].split()[0]) for name in ("dport", "mark"))
+            found[port] = mark
+        return found
+
+    assert marks() == {53: 0x80, 54: 0x10080, 55: 0x40, 56: 0}
+    assert remark(0x80, 0x100, 0x100, pair.near.fd) == 2
+    assert marks() == {53: 0x180, 54: 0x10180, 55: 0x40, 56: 0}, "as well"
+    assert remark(0x80, 0x100, 0x180, pair.near.fd) == 2
+    assert marks() == {53: 0x100, 54: 0x10100, 55: 0x40, 56: 0}, "instead"
+    assert remark(0x80, 0x100, 0x180, pair.near.fd) == 0
+    pair.flush(CLIENT)
+    assert remark(0x100, 0x80, 0x180, pair.near.fd) == 0

@@ -39,8 +39,9 @@ class NodeNet:
     """The node: its ENIs (the primary one among them) and what the settings say. `versions`: its pods' families.
 
     `former` are primary addresses of ENIs that the node has no more: rules of the Go implementation for them carry no
-    mark of ownership and are recognised by the address. `egress` is the IP version in which pods leave by a node-local
-    address (0: none). `sources`, the blocks of all ENIs and the tables of those, are for the shared layout alone.
+    mark of ownership and are recognised by the address. `former_marks` are connection marks that flows may still carry.
+    `egress` is the IP version in which pods leave by a node-local address (0: none). `sources`, the blocks of all ENIs
+    and the tables of those, are for the shared layout alone.
     """
 
     enis: tuple[EniNet, ...]
@@ -50,6 +51,7 @@ class NodeNet:
     node_port_support: bool = True
     external_services: tuple[IPNetwork, ...] = ()
     former: tuple[IPAddress, ...] = ()
+    former_marks: tuple[int, ...] = ()
     tcp_early_demux: bool | None = None  # None: leave it alone
     versions: tuple[int, ...] = (4,)
     egress: int = 0
@@ -71,7 +73,8 @@ def desired(node: NodeNet) -> list[Value]:
             for version in node.versions:
                 values += _eni_objects(eni, version)
     if node.node_port_support or not node.external_snat:
-        values += [_mark_rule(node.mark, version) for version in node.versions]
+        marks = (node.mark, *node.former_marks)
+        values += [_mark_rule(mark, version) for mark in marks for version in node.versions]
     for network in node.external_services:
         values.append(Rule(c.RULE_EXTERNAL_SERVICE, c.TABLE_MAIN, dst=network, protocol=c.PROTOCOL))
     if node.layout == "shared":
@@ -79,6 +82,13 @@ def desired(node: NodeNet) -> list[Value]:
         known = {network: table for network, table in node.sources.items() if network.version in node.versions}
         values += source_rules(known)
     return values
+
+
+def former_marks(values: Iterable[Value], mark: int) -> tuple[int, ...]:
+    """The connection marks other than `mark` of which rules of ours in the kernel speak: those of former settings."""
+    rules = [value for value in values if isinstance(value, Rule) and value.priority == c.RULE_MARK]
+    found = {rule.fwmark for rule in rules if rule == _mark_rule(rule.fwmark, rule.family)}
+    return tuple(sorted(found - {mark}))
 
 
 def sysctls(node: NodeNet) -> tuple[Sysctl, ...]:

@@ -110,8 +110,9 @@ class BringUp:
             assert self.sagas is not None
             await self.sagas.adopt(parts.intents, view.interfaces)
             upkeep = self._upkeep(node, calls, view)
+            await self._insist("the node's connection marks", side.marks.see)
             await self._insist("the node's routes", runner.reconcile)
-            await self._insist("the node's SNAT rules", lambda: self._translate(node, side))
+            await self._insist("the node's SNAT rules", lambda: self._begin_to_translate(node, side))
             self.engine, self.side = self._engine(runner, size), side
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.engine.run(), name="engine")
@@ -287,6 +288,13 @@ class BringUp:
             cidrs = await asyncio.to_thread(self._parts.imds.vpc_cidrs, node.mac)
             await side.firewall.translate(await side.primary_name(), cidrs, node.local_ipv4)
         await side.firewall.let_out()
+
+    async def _begin_to_translate(self, node: NodeIdentity, side: NodeSide) -> None:
+        """The first time. Where the connection mark is another than before, flows take it along."""
+        await side.marks.carry(over=False)
+        await self._translate(node, side)
+        if await side.marks.carry(over=True):
+            await side.converge()
 
     async def _follow_vpc(self, node: NodeIdentity, side: NodeSide) -> None:
         while True:

@@ -26,6 +26,7 @@ from vpccni.errors import HostError
 from vpccni.host import node as host_node
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.node import Pods
+from vpccni.ipamd.marks import FormerMarks
 from vpccni.ipamd.nodefirewall import NodeFirewall
 from vpccni.ipamd.repair import Repairs
 from vpccni.ipamd.worker import Job, Worker
@@ -81,6 +82,7 @@ class NodeSide:
         self._worker, self._kernel, self.firewall, self._clock = worker, kernel, firewall, clock
         self._enis: dict[str, Interface] = {}
         self._former: tuple[IPAddress, ...] = ()
+        self.marks = FormerMarks(settings, worker, kernel)
         self._expected: dict[IPNetwork, str] = {}  # blocks that the pool will have in a moment, and their ENIs
         self._wanted: NodeNet | None = None
         self._mtus: dict[int, int] = {}
@@ -219,6 +221,7 @@ class NodeSide:
             node_port_support=settings.node_port_support,
             external_services=settings.external_service_cidrs,
             former=self._former,
+            former_marks=self.marks.values,
             tcp_early_demux=False if settings.disable_tcp_early_demux else None,
             versions=versions,
             egress=self.firewall.egress_from.version if self.firewall.egress_from is not None else 0,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connection tracking: forget the flows of addresses that are about to change hands.
+"""Connection tracking: forget the flows of addresses that are about to change hands, give flows another mark.
 
-Knows nfnetlink's conntrack messages (linux/netfilter/nfnetlink_conntrack.h). Must never know why an address goes.
+Knows nfnetlink's conntrack messages (linux/netfilter/nfnetlink_conntrack.h). Must never know why an address goes, or
+what a mark means.
 `host` calls it for addresses of deleted pods, gathered, and off the path that a pod waits on.
 
 One walk costs the kernel about 33 ns per hash bucket (9 ms at 262,144 buckets) and 1.7 us per entry shown. A filter in
@@ -37,13 +38,13 @@ from vpccni.netlink.wire import (
 
 _AF_NETLINK, _SOL_NETLINK, _NETLINK_NETFILTER = 16, 270, 12
 _CAP_ACK, _EXT_ACK = 10, 11
-_GET, _DELETE, _GET_STATS = 0x101, 0x102, 0x105
-_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE = 1, 2, 12, 18
+_SET, _GET, _DELETE, _GET_STATS = 0x100, 0x101, 0x102, 0x105
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_MARK, _CTA_ID, _CTA_ZONE, _CTA_MARK_MASK = 1, 2, 8, 12, 18, 21
 _CTA_TUPLE_IP = 1
 _CTA_IP_FIELDS = (1, 2, 3, 4)  # IPv4 source and destination, IPv6 source and destination
 _HEADER = Struct("=IHHIIBBH")  # nlmsghdr, then nfgenmsg: family, version, resource
 _LENGTH_AND_TYPE = Struct("=IH")
-_ENTRIES = Struct(">I")
+_NUMBER = Struct(">I")
 _RECEIVE_BYTES = 65536
 _BATCH = 128
 
@@ -56,11 +57,7 @@ def flush_address(addresses: Collection[IPAddress], netns_fd: int | None = None)
     packed = {address.packed for address in addresses}
     if not packed:
         return 0
-    with inside(netns_fd):
-        connection = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    with connection:
-        for option in (_CAP_ACK, _EXT_ACK):
-            connection.setsockopt(_SOL_NETLINK, option, 1)
+    with _connection(netns_fd) as connection:
         if not _entries(connection):
             return 0
         deletions: list[bytes] = []
@@ -68,7 +65,28 @@ def flush_address(addresses: Collection[IPAddress], netns_fd: int | None = None)
             wanted = frozenset(one for one in packed if len(one) == size)
             if wanted:
                 deletions += _matching(connection, family, wanted)
-        return sum(_delete(connection, deletions[at : at + _BATCH]) for at in range(0, len(deletions), _BATCH))
+        return _send(connection, _DELETE, "delete a connection tracking entry", deletions)
+
+
+def remark(marked: int, mark: int, mask: int, netns_fd: int | None = None) -> int:
+    """Every IPv4 entry whose mark has all bits of `marked` gets `mark` in the bits of `mask`, and keeps its others.
+
+    Returns how many there were. NetlinkError as above. A flow that begins meanwhile may be missed.
+    """
+    with _connection(netns_fd) as connection:
+        if not _entries(connection):
+            return 0
+        change = attribute(_CTA_MARK, _NUMBER.pack(mark)) + attribute(_CTA_MARK_MASK, _NUMBER.pack(mask))
+        found = [identity + change for identity in _marked(connection, marked)]
+        return _send(connection, _SET, "mark a connection tracking entry", found)
+
+
+def _connection(netns_fd: int | None) -> socket.socket:
+    with inside(netns_fd):
+        connection = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    for option in (_CAP_ACK, _EXT_ACK):
+        connection.setsockopt(_SOL_NETLINK, option, 1)
+    return connection
 
 
 def _message(kind: int, flags: int, seq: int, family: int, body: bytes = b"") -> bytes:
@@ -83,7 +101,7 @@ def _entries(connection: socket.socket) -> int:
     if message.type == NLMSG_ERROR:
         number, text = acknowledgement(buffer, message)
         raise NetlinkError("count connection tracking entries", number, text)
-    return int(_ENTRIES.unpack(attributes(buffer, message.start + 4, message.end)[1])[0])
+    return int(_NUMBER.unpack(attributes(buffer, message.start + 4, message.end)[1])[0])
 
 
 def _matching(connection: socket.socket, family: int, wanted: frozenset[bytes]) -> list[bytes]:
@@ -103,7 +121,26 @@ def _matching(connection: socket.socket, family: int, wanted: frozenset[bytes]) 
                 return found
             entry = attributes(buffer, message.start + 4, message.end)
             if _concerns(entry, wanted):
-                found.append(bytes([buffer[message.start], 0, 0, 0]) + _deletion(entry))
+                found.append(bytes([buffer[message.start], 0, 0, 0]) + _identity(entry))
+
+
+def _marked(connection: socket.socket, marked: int) -> list[bytes]:
+    """The identities of entries that have all bits of `marked`. The kernel filters, older ones do not."""
+    wanted = attribute(_CTA_MARK, _NUMBER.pack(marked)) + attribute(_CTA_MARK_MASK, _NUMBER.pack(marked))
+    connection.send(_message(_GET, NLM_F_DUMP, 2, AF_INET, wanted))
+    found: list[bytes] = []
+    while True:
+        buffer = connection.recv(_RECEIVE_BYTES)
+        for message in messages(buffer):
+            if message.type in (NLMSG_DONE, NLMSG_ERROR):
+                number, text = acknowledgement(buffer, message)
+                if number:
+                    raise NetlinkError("list connection tracking entries", number, text)
+                return found
+            entry = attributes(buffer, message.start + 4, message.end)
+            has = _NUMBER.unpack(entry[_CTA_MARK])[0] if _CTA_MARK in entry else 0
+            if has & marked == marked:
+                found.append(bytes([buffer[message.start], 0, 0, 0]) + _identity(entry))
 
 
 def _holds_end(buffer: bytes) -> bool:
@@ -127,7 +164,7 @@ def _concerns(entry: dict[int, bytes], wanted: frozenset[bytes]) -> bool:
     return False
 
 
-def _deletion(entry: dict[int, bytes]) -> bytes:
+def _identity(entry: dict[int, bytes]) -> bytes:
     """The identity of an entry. Its id keeps a new flow with the same tuple from being hit."""
     body = nested(_CTA_TUPLE_ORIG, entry[_CTA_TUPLE_ORIG])
     for number in (_CTA_ID, _CTA_ZONE):
@@ -136,21 +173,25 @@ def _deletion(entry: dict[int, bytes]) -> bytes:
     return body
 
 
-def _delete(connection: socket.socket, bodies: list[bytes]) -> int:
-    """Send deletions (at most `_BATCH`), count those that hit; an entry that expired meanwhile is not an error."""
+def _send(connection: socket.socket, kind: int, action: str, bodies: list[bytes]) -> int:
+    """Send changes, count those that hit; an entry that expired meanwhile is not an error."""
+    return sum(_send_some(connection, kind, action, bodies[at : at + _BATCH]) for at in range(0, len(bodies), _BATCH))
+
+
+def _send_some(connection: socket.socket, kind: int, action: str, bodies: list[bytes]) -> int:
     parts = []
     last = len(bodies) + 2
     for seq, body in enumerate(bodies, start=3):
-        parts.append(_message(_DELETE, NLM_F_ACK if seq == last else 0, seq, body[0], body[4:]))
+        parts.append(_message(kind, NLM_F_ACK if seq == last else 0, seq, body[0], body[4:]))
     connection.send(b"".join(parts))
-    deleted = len(bodies)
+    changed = len(bodies)
     while True:
         buffer = connection.recv(_RECEIVE_BYTES)
         for message in messages(buffer):
             number, text = acknowledgement(buffer, message)
             if number == errno.ENOENT:
-                deleted -= 1
+                changed -= 1
             elif number:
-                raise NetlinkError("delete a connection tracking entry", number, text)
+                raise NetlinkError(action, number, text)
             if message.seq == last:
-                return deleted
+                return changed
