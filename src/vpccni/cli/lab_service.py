@@ -18,6 +18,7 @@ from vpccni.cli.output import Format, OutputOption, session, show
 if TYPE_CHECKING:  # what a command needs is imported by the command
     from vpccni.lab.services import LabService
 
+_PROTOCOLS = {"tcp": "tcp", "udp": "udp", "both": "tcp+udp"}
 app = typer.Typer(
     help="Services: a ClusterIP, on request a port of every node, and the rules that kube-proxy would write for them.",
     no_args_is_help=True,
@@ -43,6 +44,7 @@ class Protocol(str, Enum):  # noqa: UP042  # as above
 
     TCP = "tcp"
     UDP = "udp"
+    BOTH = "both"
 
 
 @app.command()
@@ -105,7 +107,8 @@ def _show(found: list[LabService], mode: str, output: Format) -> None:
     columns = ["namespace", "service", "cluster IP", "port", "node port", "policy", "to", "kube-proxy"]
     shown = [
         (
-            each.namespace, each.name, each.cluster_ip, f"{each.port}/{each.protocol}", each.node_port or "",
+            each.namespace, each.name, each.cluster_ip, f"{each.port}/{_PROTOCOLS[each.protocol]}",
+            each.node_port or "",
             row["policy"] if each.node_port else "", ", ".join(f"{one}:{each.target_port}" for one in each.to), mode,
         )
         for each, row in zip(found, rows, strict=True)

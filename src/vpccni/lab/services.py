@@ -23,7 +23,7 @@ from vpccni.lab.state import LabState, check_label, read_json, write_json
 from vpccni.netlink.namespace import NETNS_DIR, inside
 
 NODE_PORTS = range(30000, 32768)  # --service-node-port-range of the API server
-PROTOCOLS = ("tcp", "udp")
+PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("tcp", "udp")}
 # A cluster of EKS takes the first, unless its VPC has addresses of it.
 _RANGES = (IPv4Network("172.20.0.0/16"), IPv4Network("10.100.0.0/16"))
 _FIRST = 11  # .1 is the API server's, .10 the DNS server's
@@ -31,7 +31,7 @@ _FIRST = 11  # .1 is the API server's, .10 the DNS server's
 
 @dataclass(frozen=True, slots=True)
 class LabService:
-    """A Service with one port. `to`: pods by their label, or IPv4 addresses of anything else."""
+    """A Service with one port. `to`: pods by label, or IPv4 addresses of anything else; `protocol` of `PROTOCOLS`."""
 
     name: str
     namespace: str
@@ -98,7 +98,7 @@ def follow(state: LabState) -> None:
     book = load(state)
     rows = {row["name"]: row["private_address"] for row in control.ask(state, "GET", "/status")["nodes"]}
     for node in nodes.node_names(state):
-        wanted = [seen_by(state, service, node) for service in book.services]
+        wanted = [port for service in book.services for port in seen_by(state, service, node)]
         with namespace_handle(NETNS_DIR / state.node_namespace(node)) as handle, inside(handle):
             if wanted:
                 sync(book.mode, wanted, KUBE_PROXY, [IPv4Address(rows[node])])
@@ -106,12 +106,14 @@ def follow(state: LabState) -> None:
                 clear(KUBE_PROXY)
 
 
-def seen_by(state: LabState, service: LabService, node: str) -> ServicePort:
-    """The Service as a node's kube-proxy has it. Pods that are gone are no endpoints."""
-    return ServicePort(
-        service.namespace, service.name, "", service.protocol, IPv4Address(service.cluster_ip), service.port,
-        tuple(_endpoints(state, service, node)), service.node_port, service.local_policy,
-    )  # fmt: skip
+def seen_by(state: LabState, service: LabService, node: str) -> Iterator[ServicePort]:
+    """The Service as a node's kube-proxy has it, by protocol. Pods that are gone are no endpoints."""
+    endpoints, protocols = tuple(_endpoints(state, service, node)), PROTOCOLS[service.protocol]
+    for protocol in protocols:
+        yield ServicePort(
+            service.namespace, service.name, protocol if len(protocols) > 1 else "", protocol,
+            IPv4Address(service.cluster_ip), service.port, endpoints, service.node_port, service.local_policy,
+        )  # fmt: skip
 
 
 def _endpoints(state: LabState, service: LabService, node: str) -> Iterator[Endpoint]:
@@ -135,9 +137,7 @@ def _check(state: LabState, book: Book, service: LabService, mode: str | None) -
         raise InputError(action, f"the lab's Services are in mode {book.mode}, and a node has one kube-proxy")
     if service.node_port and service.node_port not in NODE_PORTS:
         raise InputError(action, f"node ports are {NODE_PORTS.start} to {NODE_PORTS.stop - 1}")
-    if service.node_port and (service.node_port, service.protocol) in {
-        (each.node_port, each.protocol) for each in book.services
-    }:
+    if service.node_port and service.node_port in {each.node_port for each in book.services}:
         raise InputError(action, f"node port {service.node_port} is another Service's")
     if service.local_policy and not service.node_port:
         raise InputError(action, "the policy is about node ports, and it has none", hint="add --node-port N")
