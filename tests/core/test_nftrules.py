@@ -36,9 +36,10 @@ RESTORE, TRANSLATION = (
     "AWS, CONNMARK",
     ["flows of the node itself", "what stays on the node", "AWS SNAT CHAIN", "AWS, SNAT"],
 )
+OUTBOUND = ["flows of pods that stay in the VPC", "AWS, outbound connections"]
 SWITCHES = {
-    (False, True): ["AWS, primary ENI", "AWS, outbound connections", RESTORE, RESTORE, *TRANSLATION],
-    (False, False): ["AWS, outbound connections", RESTORE, *TRANSLATION],
+    (False, True): ["AWS, primary ENI", *OUTBOUND, RESTORE, RESTORE, *TRANSLATION],
+    (False, False): [*OUTBOUND, RESTORE, *TRANSLATION],
     (True, True): ["AWS, primary ENI", RESTORE, RESTORE],
     (True, False): [],
 }

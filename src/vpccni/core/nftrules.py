@@ -35,6 +35,7 @@ from vpccni.netlink.values import IPAddress, IPNetwork
 # What the rules say of themselves, beside the comments that their twins in iptables carry.
 NODE_FLOWS = "flows of the node itself"
 LOCAL_TARGETS = "what stays on the node"
+TAKEN_BACK = "flows of pods that stay in the VPC"
 
 FAMILIES = {4: "ip", 6: "ip6"}
 # AWS_VPC_K8S_CNI_RANDOMIZESNAT; any other value means prng.
@@ -88,7 +89,8 @@ def _marks(policy: SnatPolicy | None) -> list[NftChain]:
     """The connection mark keeps a flow to the primary ENI: both bits are ORed, because others belong to others.
 
     Links of pods count by device group, which only ours are in. An outbound flow is judged once, when nothing of it has
-    left yet: what changes later must not move a flow that has a source already.
+    left yet: what changes later must not move a flow that has a source already. A flow that stays in the VPC loses a
+    mark that rules in iptables may have given it for a ClusterIP: those of the backend that this one follows go last.
     """
     if policy is None:
         return []
@@ -100,6 +102,9 @@ def _marks(policy: SnatPolicy | None) -> list[NftChain]:
         inbound = f'iifname "{policy.primary_link}" fib daddr . iif type local {remember}'
         found.append(NftChain("inbound", "filter hook prerouting priority mangle", ((inbound, PRIMARY_ENI),)))
     if not policy.external_snat:
+        others = f"0x{policy.mark ^ 0xFFFFFFFF:08x}"
+        forget = f"ct mark set ct mark & {others} meta mark set meta mark & {others}"
+        pods.append((f"iifgroup {VETH_GROUP} ct status ! confirmed ip daddr @exempt {forget}", TAKEN_BACK))
         outside = f"ct status ! confirmed fib daddr type != local ip daddr != @exempt {remember}"
         pods.append((f"iifgroup {VETH_GROUP} {outside}", CONNMARK_JUMP))
     if policy.node_port_support or not policy.external_snat:

@@ -32,6 +32,7 @@ _COMMENTS = {
     snat.CONNMARK_JUMP: "connections of pods that will be translated are marked",
     snat.CONNMARK_RULE: "a marked connection keeps to the primary ENI, whose address it has",
     snat.CONNMARK_RETURN: "inside of the VPC's CIDRs nothing is translated, so nothing is marked",
+    nftrules.TAKEN_BACK: "rules in iptables may mark a connection for a ClusterIP before its target shows",
     nftrules.NODE_FLOWS: "firewalls outside expect the address and port that a program of the node has bound",
     nftrules.LOCAL_TARGETS: "nothing leaves that would need another source",
     c.EGRESS_COMMENT: "a node-local address is known to nobody else, so pods leave with the node's",
