@@ -26,7 +26,8 @@ def kube_proxy(lab: Lab) -> str:
     return lab.run("exec", "node/2", "--", "sh", "-c", script, ok=False).stdout
 
 
-@pytest.mark.parametrize("mode", [MODES[0], pytest.param(MODES[1], marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", MODES)
 def test_a_service_is_reached_from_everywhere_and_follows_its_pods(lab: Lab, mode: str) -> None:
     lab.up("--instance-type", "t3.small", "--env", "IP_COOLDOWN_PERIOD=1")
     pods = lab.add("a", "b", "c", "d", node="1") | lab.add("far", node="2")
