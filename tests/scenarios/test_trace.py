@@ -116,6 +116,47 @@ def test_observed_equals_predicted_whole_and_broken(lab: Lab) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("mode", "firewall"), [("nftables", "auto"), ("iptables", "nftables")])
+def test_services_and_every_protocol_beside_each_backend(lab: Lab, mode: str, firewall: str) -> None:
+    settings = ("VPCCNI_DUAL_STACK=true", f"VPCCNI_FIREWALL={firewall}")
+    lab.up("--instance-type", "t3.small", "--ipv6", *(word for each in settings for word in ("--env", each)))
+    near = lab.add("a", "b", "c", "d", node="1")
+    far = lab.add("far", node="2")["far"]
+    second = {address: name for name, address in near.items()}[min(on_secondary(lab))]
+    first = next(name for name, address in near.items() if address not in on_secondary(lab))
+
+    def service(name: str, *words: str) -> str:
+        (row,) = lab.json("service", "add", name, "--mode", mode, *words)
+        return str(row["cluster_ip"])
+
+    web = service("web", "--port", "8080", "--to", f"{first},far", "--node-port", "30080")
+    outside = service("outside", "--port", "80", "--to", "203.0.113.169")
+    names = service("names", "--port", "53", "--to", "far", "--protocol", "udp")
+    node = lab.node("1")["private_address"]
+    for start in (first, second, "node/1"):
+        for target in (f"{web}:8080", f"{node}:30080", f"{outside}:80"):
+            found = trace(lab, start, target)
+            assert found["agrees"] and found["answer"] == "connected" and not found["not_evaluated"], (start, target)
+            assert len(found["by_chance"]) == (target != f"{outside}:80")
+            ends = ("site",) if target == f"{outside}:80" else (f"pod {first}", "pod far")
+            assert found["predicted"]["delivered_to"] in ends
+        found = trace(lab, start, f"{names}:53", "--protocol", "udp")
+        assert found["agrees"] and found["predicted"]["delivered_to"] == "pod far" and found["answer"] == "refused"
+        for protocol in ("udp", "icmp"):
+            for end, family in (("far", "4"), ("far", "6"), ("internet", "4"), ("internet", "6")):
+                found = trace(lab, start, end, "--family", family, "--protocol", protocol)
+                assert found["agrees"] and found["answer"] in ("refused", "answered"), (start, end, found)
+    # The negative: what a rule of anybody's stops is foretold, through the Service as well.
+    table = (
+        f"table inet gate {{ chain f {{ type filter hook forward priority 7; ip daddr {far} udp dport 80 drop; }}; }}"
+    )
+    with broken(lab, "nft delete table inet gate", "nft", table):
+        found = trace(lab, second, f"{names}:53", "--protocol", "udp", exit_code=1)
+        assert found["agrees"] and found["predicted"]["why"].startswith("table inet gate: chain f: ip daddr")
+        assert trace(lab, second, "far", "--protocol", "icmp")["agrees"]
+
+
+@pytest.mark.long
 def test_a_pod_of_an_ipv6_cluster_leaves_by_its_egress_interface(lab: Lab) -> None:
     settings = ("ENABLE_IPv4=false", "ENABLE_IPv6=true", "ENABLE_PREFIX_DELEGATION=true", "ENABLE_V4_EGRESS=true")
     lab.up("--ipv6", *(word for setting in settings for word in ("--env", setting)))
