@@ -20,6 +20,8 @@ TYPE, COOLDOWN = "t3.small", "IP_COOLDOWN_PERIOD=1"
 class FlowLab(Lab):
     """Two small nodes."""
 
+    dual_stack = False
+
     def bring_up(self, *argv: str) -> None:
         self.up("--instance-type", TYPE, "--env", COOLDOWN, *argv)
 

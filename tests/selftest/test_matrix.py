@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vpccni.cli.selftest import choose
+from vpccni.cli.selftest import choose, narrowed
 from vpccni.errors import InputError
 from vpccni.selftest.describe import markdown
 from vpccni.selftest.matrix import Conditions, Row, Seen
@@ -61,3 +61,21 @@ def test_rows_are_chosen_by_number_range_and_name() -> None:
     for wrong in ("20", "0", "nothing-like-it", "5-4"):
         with pytest.raises(InputError, match="the matrix has none"):
             choose(wrong)
+
+
+def test_rows_are_narrowed_to_a_protocol_and_a_family() -> None:
+    rows = narrowed(matrix(), "udp", 6)
+    assert {(row.protocols, row.versions) for row in rows} == {(("udp",), (6,))}
+    assert "secondary-to-service-far" in {row.name for row in rows} and "secondary-to-site" not in {
+        row.name for row in rows
+    }
+    assert narrowed(matrix(), "", 0) == matrix()
+    for protocol, version in (("sctp", 0), ("", 5)):
+        with pytest.raises(InputError, match="no row that was asked for"):
+            narrowed(matrix(), protocol, version)
+
+
+def test_pods_on_secondary_interfaces_cannot_be_node_ports_of_ipv6() -> None:
+    rows = [row for row in matrix() if "node-port" in row.name and row.name.endswith("secondary")]
+    assert rows and all(row.case(each).seen is Seen.NOBODY for row in rows for each in every(6))
+    assert all(row.case(Conditions(4)).seen is not Seen.NOBODY for row in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from fnmatch import fnmatch
 from pathlib import Path
@@ -44,6 +45,8 @@ def selftest(
     rows: Annotated[
         str, typer.Option("--rows", metavar="LIST", help="numbers, ranges, names with *: 1,9-12,site-to-*")
     ] = "",
+    protocol: Annotated[str, typer.Option(metavar="tcp|udp", help="of the rows, only this one [default: both]")] = "",
+    family: Annotated[int, typer.Option(metavar="4|6", help="of the rows, only this one [default: both]")] = 0,
     negatives: Annotated[
         bool,
         typer.Option(
@@ -75,7 +78,7 @@ def selftest(
     from vpccni.selftest.report import junit as document
     from vpccni.selftest.run import Plan, Selftest
 
-    chosen = choose(rows)
+    chosen = narrowed(choose(rows), protocol, family)
     if listed:
         _list(chosen, output)
         return
@@ -114,6 +117,20 @@ def choose(text: str) -> tuple[Row, ...]:
             raise InputError(f"run rows {word!r}", "the matrix has none", hint=f"1 to 19, or one of {names}")
         wanted |= found
     return tuple(row for row in everything if row.name in wanted)
+
+
+def narrowed(rows: Sequence[Row], protocol: str, version: int) -> tuple[Row, ...]:
+    """The rows with one protocol and one IP version alone ("" and 0: with all of theirs); InputError without any."""
+    found = []
+    for row in rows:
+        protocols = tuple(each for each in row.protocols if protocol in ("", each))
+        versions = tuple(each for each in row.versions if version in (0, each))
+        if protocols and versions:
+            found.append(replace(row, protocols=protocols, versions=versions))
+    if not found:
+        why, hint = "no row that was asked for has it", "--protocol tcp or udp; --family 4 or 6"
+        raise InputError(f"run rows with {protocol or 'any protocol'} and IPv{version or '4 or 6'}", why, hint=hint)
+    return tuple(found)
 
 
 def _list(rows: Sequence[Row], output: Format) -> None:

@@ -47,6 +47,7 @@ MARK_INBOUND = FirewallBreak(Part.MARK_INBOUND)
 RESTORE = FirewallBreak(Part.RESTORE)
 LOOSE = SysctlBreak("net/ipv4/conf/{primary}/rp_filter", "1")
 FORWARD = SysctlBreak("net/ipv4/ip_forward", "0")
+FORWARD_SIX = SysctlBreak("net/ipv6/conf/all/forwarding", "0")
 
 # Where a pod's traffic leaves the node while nothing diverts it, and what takes it there.
 _ENI = {Party.POD: Leaves.PRIMARY, Party.ENI_POD: Leaves.ENI}
@@ -79,7 +80,7 @@ def _within_vpc() -> Iterator[Row]:
 
 def _cluster_ips() -> Iterator[Row]:
     def row(number: int, name: str, source: Party, endpoint: Party, *cases: Case) -> Row:
-        return Row(number, name, source, endpoint, cases, Way.CLUSTER_IP)
+        return Row(number, name, source, endpoint, cases, Way.CLUSTER_IP, versions=BOTH)
 
     for party in (Party.ENI_POD, Party.POD):
         case = Case(ALWAYS, Seen.OWN, _ENI[party], breaks=_BY_ENI[party])
@@ -92,13 +93,19 @@ def _cluster_ips() -> Iterator[Row]:
     yield row(7, "secondary-to-own-service", Party.ENI_POD, Party.ENI_POD, own)
     yield row(7, "primary-to-own-service", Party.POD, Party.POD, own)
     yield row(8, "secondary-to-service-outside", Party.ENI_POD, Party.SITE, *_service_outside())
-    yield row(8, "primary-to-service-outside", Party.POD, Party.SITE, *_outside(Party.POD))
+    yield row(8, "primary-to-service-outside", Party.POD, Party.SITE, _as_itself(Party.POD), *_outside(Party.POD))
+
+
+def _as_itself(party: Party) -> Case:
+    """With IPv6 pods leave with their own address, wherever to."""
+    return Case(When(version=6), Seen.OWN, _ENI[party], breaks=_BY_ENI[party])
 
 
 def _service_outside() -> Iterator[Case]:
     """A ClusterIP whose endpoint is outside the VPC, from a secondary ENI: the nat hook is used up by the DNAT, so the
     mark of outbound flows, which is a nat rule, does nothing for it. The table of `core.nftmarks` does."""
     by_node = When(external_snat=False, excluded=False, external_service=False)
+    yield _as_itself(Party.ENI_POD)
     yield Case(
         by_node, Seen.NODE, Leaves.PRIMARY, translated=True, breaks=(MARKED_TO_MAIN, MARK_REWRITTEN, TRANSLATE, LOOSE)
     )
@@ -147,6 +154,8 @@ def _node_ports() -> Iterator[Row]:
     marks = (MARK_INBOUND, RESTORE, MARKED_TO_MAIN)
     no_mark = "without NodePort support answers leave by the pod's ENI with the node's address"
     off = Case(When(node_port_support=False), Seen.NOBODY, why=no_mark)
+    six = "the connection mark is IPv4's: answers leave by the pod's ENI with the node's address"
+    unmarked = Case(When(version=6), Seen.NOBODY, why=six)
 
     def rows(number: int, way: Way, seen: Seen, name: str) -> Iterator[Row]:
         to_pod = Case(ALWAYS, seen, Leaves.POD_LINK, Leaves.PRIMARY, breaks=(TO_TARGET,))
@@ -154,16 +163,17 @@ def _node_ports() -> Iterator[Row]:
         # Answers to an external service follow main with or without a mark: with both, neither alone is needed.
         twice = replace(to_pod, when=When(node_port_support=True, external_service=True))
         by_rule = replace(to_pod, when=When(external_service=True), breaks=(SERVICE_TO_MAIN, TO_TARGET))
-        to_eni = (twice, by_rule, marked, off)
+        to_eni = (unmarked, twice, by_rule, marked, off)
         for client, where in ((Party.INTERNET, "internet"), (Party.SITE, "site"), (Party.VPC_HOST, "vpc-host")):
-            yield Row(number, f"{where}-to-{name}-secondary", client, Party.ENI_POD, to_eni, way)
-        yield Row(number, f"site-to-{name}-primary", Party.SITE, Party.POD, (to_pod,), way)
+            yield Row(number, f"{where}-to-{name}-secondary", client, Party.ENI_POD, to_eni, way, versions=BOTH)
+        yield Row(number, f"site-to-{name}-primary", Party.SITE, Party.POD, (to_pod,), way, versions=BOTH)
 
     yield from rows(13, Way.NODE_PORT_LOCAL, Seen.OWN, "node-port-local")
     yield from rows(14, Way.NODE_PORT, Seen.NODE, "node-port")
-    through = Case(ALWAYS, Seen.NODE, Leaves.PRIMARY, Leaves.PRIMARY, breaks=(FORWARD,))
-    yield Row(15, "internet-to-node-port-far", Party.INTERNET, Party.FAR_POD, (through,), Way.NODE_PORT)
-    yield Row(15, "site-to-node-port-far", Party.SITE, Party.FAR_POD, (through,), Way.NODE_PORT)
+    through = Case(When(version=4), Seen.NODE, Leaves.PRIMARY, Leaves.PRIMARY, breaks=(FORWARD,))
+    cases = (through, replace(through, when=When(version=6), breaks=(FORWARD_SIX,)))
+    yield Row(15, "internet-to-node-port-far", Party.INTERNET, Party.FAR_POD, cases, Way.NODE_PORT, versions=BOTH)
+    yield Row(15, "site-to-node-port-far", Party.SITE, Party.FAR_POD, cases, Way.NODE_PORT, versions=BOTH)
 
 
 def _inwards() -> Iterator[Row]:

@@ -8,10 +8,9 @@ it is left afterwards, also when it is interrupted: pods, namespaces, the table 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 
 from vpccni.errors import VpcCniError
 from vpccni.lab.kubeproxy.sync import clear, present, sync
@@ -109,7 +108,7 @@ class Selftest:
                     ports[party] = await servers.start(actor.netns, actor.address)
             people = listening(people, ports)
             rows = [row for row in self._plan.rows if people.version in row.versions]
-            services = _services(rows, people) if people.version == 4 else {}
+            services = _services(rows, people)
             with self._serving(list(services.values()), people):
                 for row in rows:
                     for protocol in row.protocols:
@@ -129,7 +128,7 @@ class Selftest:
         try:
             with inside(self._fd):
                 ports = [port for each in services for port in each.ports]
-                sync(self._plan.services, ports, names, [IPv4Address(str(people.node))])
+                sync(self._plan.services, ports, names, [people.node], people.version)
             yield
         finally:
             with inside(self._fd):
@@ -159,7 +158,7 @@ class Selftest:
                 took_ms=got.took_ms,
             )
         )
-        if self._plan.negatives and want.reached and protocol == "tcp" and not found:
+        if self._plan.negatives and want.reached and not found:
             for what in case.breaks:
                 await self._negative(blank, flow, want, what)
 
@@ -217,6 +216,11 @@ class _Flow:
     def target(self) -> Actor:
         return self.people.actors[self.row.target]
 
+    @property
+    def _gateway(self) -> Mapping[str, str] | None:
+        """What an internet gateway makes of addresses; None for IPv6, which it leaves as they are."""
+        return (self.people.public or {}) if self.people.version == 4 else None
+
     def missing(self) -> str:
         """Why the flow cannot be tried; empty when it can."""
         for party in (self.row.source, self.row.target):
@@ -227,8 +231,12 @@ class _Flow:
         if self.target.netns is None and self.protocol == "udp":
             return f"{self.row.target.value}: only a server of ours answers UDP"
         if self.row.way is not Way.DIRECT and self.service is None:
-            return "Services for the test are IPv4"
-        if self.row.source is Party.INTERNET and str(self.people.node) not in (self.people.public or {}):
+            return f"{self.row.target.value}: nobody listens there that a Service could lead to"
+        if (
+            self.row.source is Party.INTERNET
+            and self._gateway is not None
+            and str(self.people.node) not in self._gateway
+        ):
             return "the node has no public address"
         return ""
 
@@ -239,8 +247,8 @@ class _Flow:
         if self.row.way is Way.CLUSTER_IP:
             return self.service.cluster_ip, service.PORT
         node = self.people.node
-        if self.row.source is Party.INTERNET:
-            node = type(node)((self.people.public or {})[str(node)])
+        if self.row.source is Party.INTERNET and self._gateway is not None:
+            node = type(node)(self._gateway[str(node)])
         return node, self.service.node_port
 
     def observed(self, answer: Answer) -> Observed:

@@ -9,7 +9,7 @@ they stand under names of their own, with addresses that no VPC routes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from vpccni.lab.kubeproxy.values import KUBE_PROXY, Endpoint, Names, ServicePort
 from vpccni.netlink.values import IPAddress
@@ -20,7 +20,8 @@ NAMESPACE = "vpccni-selftest"  # of the Services, whatever the names of the chai
 PROTOCOLS = ("tcp", "udp")
 PORT = 80
 LOCAL_PARTIES = (Party.POD, Party.OTHER_POD, Party.ENI_POD, Party.OTHER_ENI_POD)
-_FIRST_CLUSTER_IP = IPv4Address("198.18.255.10")  # of the range for benchmarks, which no VPC routes
+# Of the ranges for benchmarks (RFC 2544, RFC 5180), which no VPC routes.
+_FIRST_CLUSTER_IP: dict[int, IPAddress] = {4: IPv4Address("198.18.255.10"), 6: IPv6Address("2001:2:0:ff::10")}
 _FIRST_NODE_PORT = 31970
 
 
@@ -35,9 +36,9 @@ class Service:
     port: int
 
     @property
-    def cluster_ip(self) -> IPv4Address:
+    def cluster_ip(self) -> IPAddress:
         """The address of its own."""
-        return _FIRST_CLUSTER_IP + self.number
+        return _FIRST_CLUSTER_IP[self.endpoint.version] + self.number
 
     @property
     def node_port(self) -> int:
@@ -47,7 +48,6 @@ class Service:
     @property
     def ports(self) -> tuple[ServicePort, ...]:
         """As kube-proxy has it: one for each protocol."""
-        assert isinstance(self.endpoint, IPv4Address)  # the runner makes none for IPv6
         endpoint = Endpoint(self.endpoint, self.port, local=self.target in LOCAL_PARTIES)
         outside = 0 if self.way is Way.CLUSTER_IP else self.node_port
         return tuple(

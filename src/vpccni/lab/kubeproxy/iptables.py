@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
 
 from vpccni.core.chains import parse_save
+from vpccni.lab.kubeproxy.nftables import Pods
 from vpccni.lab.kubeproxy.values import MASQUERADE_MARK, Endpoint, Names, ServicePort
 
 _NEW = "-m conntrack --ctstate NEW "
@@ -39,14 +39,18 @@ _CHAINS = {
     "nat": ("SERVICES", "NODEPORTS", "POSTROUTING", "MARK-MASQ"),
 }
 _TABLES = ("filter", "nat", "mangle")
+_LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
 _LAST = "nodeports; NOTE: this must be the last rule in this chain"
 
 
-def transaction(services: Iterable[ServicePort], names: Names, saved: str, pods: IPv4Network | None = None) -> str:
-    """A full sync. `saved` is what `iptables-save` prints: jumps that it has stay where they are, chains of Services
-    that are no longer wanted go. Chains that stay are emptied and filled in one transaction per table."""
+def transaction(
+    services: Iterable[ServicePort], names: Names, saved: str, pods: Pods | None = None, version: int = 4
+) -> str:
+    """A full sync of the Services of one IP version. `saved` is what its `iptables-save` prints: jumps that it has stay
+    where they are, chains of Services that are no longer wanted go. Chains that stay are emptied and filled in one
+    transaction per table."""
     services, have = list(services), parse_save(saved)
-    rules = {"filter": [*_filter(services, names), *_forward(names)], "nat": list(_nat(services, names, pods))}
+    rules = {"filter": [*_filter(services, names), *_forward(names)], "nat": list(_nat(services, names, pods, version))}
     blocks = []
     for table in _TABLES:
         chains = have.get(table, {})
@@ -86,7 +90,7 @@ def _target(rule: str) -> str:
     return words[words.index("-j") + 1] if "-j" in words else ""
 
 
-def _nat(services: Sequence[ServicePort], names: Names, pods: IPv4Network | None) -> Iterator[str]:
+def _nat(services: Sequence[ServicePort], names: Names, pods: Pods | None, version: int) -> Iterator[str]:
     mark, chain = f"{MASQUERADE_MARK:#x}", f"-A {names.chain('POSTROUTING')}"
     yield f"{chain} -m mark ! --mark {mark}/{mark} -j RETURN"
     yield f"{chain} -j MARK --xor-mark {mark}"  # or it would be masqueraded again should it come by again
@@ -95,11 +99,11 @@ def _nat(services: Sequence[ServicePort], names: Names, pods: IPv4Network | None
     for service in services:
         if service.endpoints:
             yield from _service(service, names, pods)
-    match = f'-m comment --comment "{names.who} service {_LAST}" -m addrtype --dst-type LOCAL ! -d 127.0.0.0/8'
+    match = f'-m comment --comment "{names.who} service {_LAST}" -m addrtype --dst-type LOCAL ! -d {_LOOPBACK[version]}'
     yield f"-A {names.chain('SERVICES')} {match} -j {names.chain('NODEPORTS')}"
 
 
-def _service(service: ServicePort, names: Names, pods: IPv4Network | None) -> Iterator[str]:
+def _service(service: ServicePort, names: Names, pods: Pods | None) -> Iterator[str]:
     cluster, external = names.hashed("SVC", service), names.hashed("EXT", service)
     match = f'-m comment --comment "{service.label} cluster IP" {_asked(service)} -d {service.cluster_ip}'
     yield f"-A {names.chain('SERVICES')} {match} --dport {service.port} -j {cluster}"
@@ -119,7 +123,7 @@ def _service(service: ServicePort, names: Names, pods: IPv4Network | None) -> It
         yield f"{chain} {_asked(service)} -j DNAT --to-destination {endpoint}"
 
 
-def _external(service: ServicePort, names: Names, pods: IPv4Network | None) -> Iterator[str]:
+def _external(service: ServicePort, names: Names, pods: Pods | None) -> Iterator[str]:
     """The node port: masqueraded, because the endpoint may be elsewhere; with the policy Local only for the node's own
     flows, which may go anywhere, as may those of pods where a pod CIDR tells them."""
     cluster, masquerade = names.hashed("SVC", service), names.chain("MARK-MASQ")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from vpccni.core.chains import parse_save
@@ -18,66 +17,75 @@ from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
 from vpccni.lab.kubeproxy import iptables, nftables
 from vpccni.lab.kubeproxy.values import Names, ServicePort
+from vpccni.netlink.values import IPAddress
 
 VARIANTS = ("iptables-nft", "iptables-legacy")
 LOCK_WAIT_S = "5"
-_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+VERSIONS = (4, 6)
+_PROGRAM = {4: "iptables", 6: "ip6tables"}
+_LEGACY_TABLES = Path("/proc/thread-self/net")
 
 
-def sync(mode: str, services: Iterable[ServicePort], names: Names, node: Sequence[IPv4Address]) -> None:
-    """What kube-proxy does when anything has changed, and now and then: a full sync. HostError when it is refused."""
+def sync(mode: str, services: Iterable[ServicePort], names: Names, node: Sequence[IPAddress], version: int = 4) -> None:
+    """What kube-proxy does when anything has changed, and now and then: a full sync of the Services of one IP version.
+    `node` are the node's addresses for node ports. HostError when it is refused."""
+    services = [each for each in services if each.version == version]
     if mode == "nftables":
-        for text in nftables.transactions(services, names, node, _table(names)):
+        own = [address for address in node if address.version == version]
+        for text in nftables.transactions(services, names, own, _table(names, version), version=version):
             run_program("change the Services", "nft", "-f", "-", stdin=text)
         return
-    saved = _saved()
-    program = _chosen(saved, names)
-    text = iptables.transaction(services, names, saved.get(program, ""))
-    _restore(program, text)
+    saved = _saved(version)
+    program = _chosen(saved, names, version)
+    _restore(program, iptables.transaction(services, names, saved.get(program, ""), version=version))
 
 
 def clear(names: Names) -> None:
-    """Take away all that stands under these names, in whatever mode it was written."""
-    for program, saved in _saved().items():
-        if text := iptables.removal(saved, names):
-            _restore(program, text)
-    if _table(names):
-        run_program("remove the Services", "nft", "-f", "-", stdin=nftables.removal(names))
+    """Take away all that stands under these names, in whatever mode and of whatever IP version it was written."""
+    for version in VERSIONS:
+        for program, saved in _saved(version).items():
+            if text := iptables.removal(saved, names):
+                _restore(program, text)
+        if _table(names, version):
+            run_program("remove the Services", "nft", "-f", "-", stdin=nftables.removal(names, version))
 
 
 def present(names: Names) -> str:
     """All that stands under these names, as the programs list it; empty when nothing does."""
-    found = [saved for saved in _saved().values() if iptables.removal(saved, names)]
-    return "".join([*found, _table(names)])
+    texts = [saved for version in VERSIONS for saved in _saved(version).values()]
+    found = [saved for saved in texts if iptables.removal(saved, names)]
+    return "".join([*found, *(_table(names, version) for version in VERSIONS)])
 
 
-def _saved() -> dict[str, str]:
+def _saved(version: int) -> dict[str, str]:
     """Variant of iptables -> what it holds. The legacy one is asked only where it is in use: to list is to load it."""
     found = {}
-    for program in VARIANTS:
-        unused = program == "iptables-legacy" and not (_LEGACY_TABLES.exists() and _LEGACY_TABLES.read_text())
+    for variant in VARIANTS:
+        program = variant.replace("iptables", _PROGRAM[version])
+        names = _LEGACY_TABLES / f"{_PROGRAM[version].removesuffix('tables')}_tables_names"
+        unused = variant == "iptables-legacy" and not (names.exists() and names.read_text())
         if find_program(f"{program}-save") is not None and not unused:
             text = run_program("list the Services", f"{program}-save")
             found[program] = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     return found
 
 
-def _chosen(saved: dict[str, str], names: Names) -> str:
+def _chosen(saved: dict[str, str], names: Names, version: int) -> str:
     """The variant that these names, or the node's own rules, stand in already: kube-proxy looks for its like, too."""
     for chain in (names.chain("SERVICES"), SNAT_CHAIN):
         for program, text in saved.items():
             if chain in parse_save(text).get("nat", {}):
                 return program
-    return next(iter(saved), "iptables")
+    return next(iter(saved), _PROGRAM[version])
 
 
 def _restore(program: str, text: str) -> None:
     run_program("change the Services", f"{program}-restore", "--noflush", "-w", LOCK_WAIT_S, stdin=text)
 
 
-def _table(names: Names) -> str:
+def _table(names: Names, version: int) -> str:
     if find_program("nft") is None:
         return ""
     with suppress(HostError):  # no such table
-        return run_program("list the Services", "nft", "list", "table", "ip", names.table)
+        return run_program("list the Services", "nft", "list", "table", *nftables.table(names, version).split())
     return ""

@@ -11,7 +11,8 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+
+from vpccni.netlink.values import IPAddress
 
 MASQUERADE_MARK = 0x4000  # bit 14 is the default of --iptables-masquerade-bit and of its nftables twin
 MODES = ("iptables", "nftables")
@@ -21,12 +22,12 @@ MODES = ("iptables", "nftables")
 class Endpoint:
     """Where a Service leads. `local`: a pod of the node that the rules are for."""
 
-    address: IPv4Address
+    address: IPAddress
     port: int
     local: bool = False
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,16 @@ class ServicePort:
     name: str
     port_name: str
     protocol: str  # tcp or udp
-    cluster_ip: IPv4Address
+    cluster_ip: IPAddress
     port: int
     endpoints: tuple[Endpoint, ...] = ()
     node_port: int = 0
     local_policy: bool = False
+
+    @property
+    def version(self) -> int:
+        """The IP version: a Service of both has one of these for each."""
+        return self.cluster_ip.version
 
     @property
     def label(self) -> str:
@@ -100,5 +106,6 @@ def digest(text: str, length: int) -> str:
 def path(service: ServicePort, endpoint: Endpoint | None = None) -> str:
     """The end of the name of an nftables chain: hash and plain text of a Service, or of one of its endpoints."""
     text = f"{service.namespace}/{service.name}/{service.protocol}/{service.port_name}"
-    text += f"__{endpoint.address}/{endpoint.port}" if endpoint else ""
+    # nft takes no colon in a name.
+    text += f"__{str(endpoint.address).replace(':', '.')}/{endpoint.port}" if endpoint else ""
     return f"{digest(text, 8)}-{text}"
