@@ -12,8 +12,10 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from nft_worlds import CLIENT, NODE_FAR, OTHER, SERVER, SERVICE, NftWorld, build
+from nft_worlds import CLIENT, NODE, NODE_FAR, OTHER, SERVER, SERVICE, NftWorld, build
 
+from vpccni.lab.kubeproxy.sync import clear, sync
+from vpccni.lab.kubeproxy.values import KUBE_PROXY, MODES, Endpoint, ServicePort
 from vpccni.lab.trace import Trace, trace
 from vpccni.netlink.namespace import inside
 
@@ -63,10 +65,6 @@ def decided(found: Trace) -> str:
     return "\n".join(hop.by for hop in found.trip.hops)
 
 
-def ip_of(version: int) -> str:
-    return "ip" if version == 4 else "ip6"
-
-
 @BOTH
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
 def test_without_rules_every_probe_goes_there_and_back(world, version, protocol):
@@ -109,119 +107,58 @@ def test_a_refusal_is_predicted_with_its_answer(world, version):
     assert (found.trip.verdict.code, found.answer) == ("rejected", "refused")
 
 
-def kube(version: int, endpoints: tuple[str, ...], *, masquerade: bool = False) -> str:
-    """A service as kube-proxy's nftables mode has it: maps of verdicts, a random choice, and a mark to masquerade."""
-    ip, address = ("ip", "ipv4_addr") if version == 4 else ("ip6", "ipv6_addr")
-    full = [each if version == 4 else f"[{each}]" for each in endpoints]
-    masqueraded = "jump mark-for-masquerade" if masquerade else f"{ip} saddr {endpoints[0]} jump mark-for-masquerade"
-    parts = "".join(
-        f" chain endpoint-{at} {{\n {masqueraded}\n meta l4proto {{ tcp, udp }} dnat to {each}:{PORT}\n }}\n"
-        for at, each in enumerate(full)
-    )
-    choices = ", ".join(f"{at} : goto endpoint-{at}" for at in range(len(full)))
-    return f"""table {ip} kube-proxy {{
- map no-endpoint-services {{
-  type {address} . inet_proto . inet_service : verdict
-  elements = {{ {SERVICE[version]} . tcp . 81 : goto reject-chain }}
- }}
- chain reject-chain {{
-  reject
- }}
- chain mark-for-masquerade {{
-  meta mark set meta mark or 0x4000
- }}
-{parts} chain service-web {{
-  numgen random mod {len(full)} vmap {{ {choices} }}
- }}
- map service-ips {{
-  type {address} . inet_proto . inet_service : verdict
-  elements = {{ {SERVICE[version]} . tcp . 80 : goto service-web, {SERVICE[version]} . udp . 80 : goto service-web }}
- }}
- chain services {{
-  {ip} daddr . meta l4proto . th dport vmap @service-ips
- }}
- chain nat-prerouting {{
-  type nat hook prerouting priority dstnat; policy accept;
-  jump services
- }}
- chain nat-output {{
-  type nat hook output priority -100; policy accept;
-  jump services
- }}
- chain filter-forward {{
-  type filter hook forward priority -110; policy accept;
-  ct state new {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services
- }}
- chain filter-output {{
-  type filter hook output priority -110; policy accept;
-  ct state new {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services
- }}
- chain masquerading {{
-  type nat hook postrouting priority srcnat; policy accept;
-  meta mark & 0x4000 == 0 return
-  meta mark set meta mark xor 0x4000
-  masquerade fully-random
- }}
-}}
-"""
+def serve(world: NftWorld, mode: str, version: int, *endpoints: str) -> None:
+    """A Service as kube-proxy has it: 80 of the ClusterIP and 30080 of the node lead to the endpoints, 81 to nobody."""
+    to = tuple(Endpoint(ip_address(each), PORT) for each in endpoints)
+    address = ip_address(SERVICE[version])
+    services = [
+        *(ServicePort("default", "web", each, each, address, 80, to, 30080) for each in ("tcp", "udp")),
+        ServicePort("default", "none", "", "tcp", address, 81),
+    ]
+    with inside(world.node.fd):
+        clear(KUBE_PROXY)
+        sync(mode, services, KUBE_PROXY, [ip_address(NODE[version])], version)
+
+
+SERVICES = pytest.mark.parametrize("mode", MODES)
 
 
 @BOTH
-def test_a_service_of_kube_proxy_is_followed_to_the_endpoint_that_was_drawn(world, version):
-    world.rules(kube(version, (SERVER[version], OTHER[version])))
+@SERVICES
+def test_a_service_is_followed_to_the_endpoint_that_was_drawn(world, mode, version):
+    serve(world, mode, version, SERVER[version], OTHER[version])
     met = set()
     for _ in range(40):
         found = go(world, SERVICE[version], 80)
         (draw,) = found.trip.draws
-        assert draw.options == ("goto endpoint-0", "goto endpoint-1") and "chain service-web: numgen" in draw.rule
-        assert found.answer == "connected" and "chain endpoint-" in decided(found)
+        assert len(draw.options) == 2 and found.answer == "connected"
         met.add(draw.taken)
         if len(met) == 2:
             break
     assert met == {0, 1}
     assert go(world, SERVICE[version], 80, start="node 1").answer == "connected"  # by the output hook
     refused = go(world, SERVICE[version], 81)
-    assert refused.trip.verdict.code == "rejected" and "chain reject-chain" in refused.trip.verdict.why
+    assert refused.trip.verdict.code == "rejected" and "REJECT" in refused.trip.verdict.why.upper()
     assert go(world, SERVICE[version], 80, "udp").answer == "refused"  # by the endpoint, where nobody listens
+    gone = found.trip.draws[0].rule
+    with inside(world.node.fd):
+        clear(KUBE_PROXY)
+    assert gone not in decided(go(world, SERVICE[version], 80)), "it was the rules that led there"
 
 
 @BOTH
-def test_a_service_of_iptables_is_followed_too(world, version):
-    program, nat = ("iptables", "ip6tables")[version == 6], ["-t", "nat"]
-    full = (SERVER[version], f"[{SERVER[version]}]")[version == 6]
-    lines = [
-        *(["-N", chain] for chain in ("KUBE-SVC", "KUBE-A", "KUBE-B")),
-        ["-A", "PREROUTING", "-d", SERVICE[version], "-p", "tcp", "--dport", "80", "-j", "KUBE-SVC"],
-        ["-A", "KUBE-SVC", *["-m", "statistic", "--mode", "random", "--probability", "0.5", "-j", "KUBE-A"]],
-        ["-A", "KUBE-SVC", "-j", "KUBE-B"],
-        ["-A", "KUBE-A", "-p", "tcp", "-j", "DNAT", "--to-destination", f"{full}:{PORT}"],
-        ["-A", "KUBE-B", "-p", "tcp", "-j", "DNAT", "--to-destination", f"{full}:9"],
-    ]
-    try:
-        for line in lines:
-            world.node.run(program, *nat, *line)
-        met = {}
-        while len(met) < 2:
-            found = go(world, SERVICE[version], 80)
-            (draw,) = found.trip.draws
-            met[draw.taken] = found.answer
-        assert met == {0: "connected", 1: "refused"}
-        assert go(world, SERVICE[version], 81).trip.verdict.reached is False
-    finally:
-        world.node.run(program, *nat, "-F")
-        world.node.run(program, *nat, "-X")
+@SERVICES
+def test_masquerading_by_a_mark_shows_the_nodes_address_and_is_undone(world, mode, version):
+    def seen(target: str, port: int) -> str:
+        found = go(world, target, port)
+        assert found.answer == "connected"
+        row = next(row for row in found.rows if (row.place, row.phase) == ("pod server", "request"))
+        assert row.seen is not None
+        return str(row.seen.source)
 
-
-@BOTH
-def test_masquerading_by_a_mark_shows_the_nodes_address_and_is_undone(world, version):
-    world.rules(kube(version, (SERVER[version],), masquerade=True))
-    found = go(world, SERVICE[version], 80)
-    seen = next(row.seen for row in found.rows if (row.place, row.phase) == ("pod server", "request"))
-    assert str(seen.source) == NODE_FAR[version] and "chain masquerading: masquerade" in decided(found)
-    world.rules("flush ruleset\n" + kube(version, (SERVER[version],)))
-    found = go(world, SERVICE[version], 80)
-    seen = next(row.seen for row in found.rows if (row.place, row.phase) == ("pod server", "request"))
-    assert str(seen.source) == CLIENT[version]
+    serve(world, mode, version, SERVER[version])
+    assert seen(NODE[version], 30080) == NODE_FAR[version]
+    assert seen(SERVICE[version], 80) == CLIENT[version]
 
 
 def test_connection_states_marks_and_names_of_devices_decide_as_in_the_kernel(world):
