@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.core.backend import form
+from vpccni.core.backend import bridge, form
 from vpccni.core.nftlisting import rule_states, same_shape, transaction
+from vpccni.core.nftmarks import KEEPING
 from vpccni.core.nftrules import tables
 from vpccni.core.reasons import firewall_reason
 from vpccni.core.snat import SnatPolicy
@@ -162,3 +163,19 @@ def test_the_iptables_form_and_the_native_one_translate_and_mark_under_the_same_
         assert (f'"{comment}"' in said) == (f'"{comment}"' in shown)
     assert ("--dst-type LOCAL --limit-iface-in" in said) == ("fib daddr . iif type local" in shown)
     assert ("--restore-mark" in said) == ("meta mark set meta mark |" in shown)
+
+
+@given(POLICIES, POLICIES, st.booleans())
+def test_between_two_backends_the_native_rules_and_the_nodes_own_flows_stand_together(old, new, back):
+    was = form(native=back, policy=old, egress_from=SIX, randomize="prng")
+    wanted = form(native=not back, policy=new, egress_from=SIX, randomize="prng")
+    found = bridge(was.nftables, wanted)
+    both = "ip daddr @exempt return" in str((was.nftables, wanted.nftables)) and "snat to ip saddr" in str(
+        (was.nftables, wanted.nftables)
+    )
+    assert (found is not None) == both
+    if found is not None:
+        native = (was if back else wanted).nftables
+        assert sorted(found["ip"].split()) == sorted((native["ip"] + KEEPING).split())
+        assert found.keys() == native.keys()
+    assert bridge(was.nftables, was) is None and bridge({}, wanted) is None

@@ -21,6 +21,7 @@ from kube_services import CLUSTER_IP, CLUSTER_PORT, serve, service
 from restarts import restart
 from test_packets import NODE, OUTSIDE, POD_B, POLICY, PORT, World, world
 
+from vpccni.core.backend import form
 from vpccni.core.nftmarks import table
 from vpccni.core.snat import SnatPolicy, rules
 from vpccni.host.firewall import Firewall
@@ -201,3 +202,64 @@ def test_an_old_backend_that_goes_before_the_new_one_is_in_force_loses_flows(ser
     with inside(served.node.fd):
         restart(old)
     assert flows_during(served, change).lost > 0
+
+
+def ports_changed_during(world: World, change: Callable[[], None]) -> tuple[int, int]:
+    """How many datagrams of the node itself, each from a port of its own, arrived outside while `change` ran; and how
+    many of them from another port."""
+    arrived: list[bool] = []
+    done = threading.Event()
+    with inside(world.places[OUTSIDE].fd):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind(("0.0.0.0", PORT))
+    listener.settimeout(SETTLE_S)
+
+    def receive() -> None:
+        with listener:
+            try:
+                while True:
+                    said, (_, port) = listener.recvfrom(64)
+                    arrived.append(int(said) == port)
+            except TimeoutError:
+                return
+
+    def send() -> None:
+        port = 20000
+        with inside(world.node.fd):
+            while not done.is_set():
+                port += 1
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                    one.bind(("0.0.0.0", port))
+                    one.sendto(str(port).encode(), (OUTSIDE, PORT))
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=work) for work in (receive, send)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    with inside(world.node.fd):
+        change()
+    time.sleep(0.05)
+    done.set()
+    for thread in threads:
+        thread.join()
+    return len(arrived), arrived.count(False)
+
+
+def test_flows_of_the_node_keep_their_port_from_one_backend_to_another(world):
+    def change() -> None:
+        for backend in ROUND[:3]:
+            restart(backend)
+
+    arrived, changed = ports_changed_during(world, change)
+    assert arrived > 100 and changed == 0
+
+
+def test_without_what_bridges_two_backends_they_do_not(world):
+    def change() -> None:
+        Firewall().nft.apply(form(native=True, policy=POLICY, egress_from=None, randomize="prng").nftables)
+        time.sleep(0.05)  # the rule of iptables is there, and nothing before it
+        Firewall(variant="nft").remove()
+
+    arrived, changed = ports_changed_during(world, change)
+    assert arrived > 50 and 0 < changed < arrived

@@ -15,6 +15,9 @@ from vpccni.core.nftlisting import OwnTables
 from vpccni.core.snat import IptablesRules, SnatPolicy
 from vpccni.netlink.values import IPAddress
 
+# By what our table tells whose it is: a rule of the native backend, and one beside iptables.
+_NATIVE, _BESIDE = "chain translation {", "snat to ip saddr"
+
 
 @dataclass(frozen=True, slots=True)
 class FirewallForm:
@@ -35,3 +38,19 @@ def form(*, native: bool, policy: SnatPolicy | None, egress_from: IPAddress | No
         rules.append(egress.rules(egress_from, randomize))
     completing = nftmarks.table(policy) if policy is not None else ""
     return FirewallForm(tuple(rules), {"ip": completing} if completing else {})
+
+
+def bridge(have: OwnTables, wanted: FirewallForm) -> OwnTables | None:
+    """Our tables for the time in which rules of both backends are there; None when the node does not go from one to the
+    other, `have` being what an earlier start has left.
+
+    The native translation, and the chain that keeps the node's own flows from the rule of iptables.
+    """
+    old, new = have.get("ip", ""), wanted.nftables.get("ip", "")
+    if _BESIDE in old and _NATIVE in new:
+        base, others = new, wanted.nftables
+    elif _NATIVE in old and _BESIDE in new:
+        base, others = old, have
+    else:
+        return None
+    return {**others, "ip": f"{base.rstrip().removesuffix('}')}\n{nftmarks.KEEPING}}}\n"}

@@ -17,6 +17,13 @@ from vpccni.core.nftrules import element
 from vpccni.core.snat import SnatPolicy
 
 KUBE_PROXY_MASQUERADE = 0x4000
+# The chain by which the node's own flows keep their source while an SNAT rule of iptables is there.
+_UNMARKED = f"meta mark & 0x{KUBE_PROXY_MASQUERADE:08x} == 0x00000000"
+KEEPING = f"""    chain postrouting {{
+        type nat hook postrouting priority srcnat - 10; policy accept;
+        fib saddr type local ip daddr != @exempt {_UNMARKED} snat to ip saddr
+    }}
+"""
 
 
 def table(policy: SnatPolicy) -> str:
@@ -36,7 +43,7 @@ def table(policy: SnatPolicy) -> str:
     exempt = list(collapse_addresses(networks))
     if policy.external_snat or policy.primary_address.version != 4 or not exempt or exempt[0].prefixlen == 0:
         return ""
-    mark, masquerade = f"0x{policy.mark:08x}", f"0x{KUBE_PROXY_MASQUERADE:08x}"
+    mark = f"0x{policy.mark:08x}"
     others = f"0x{policy.mark ^ 0xFFFFFFFF:08x}"
     rewritten = f"iifgroup {VETH_GROUP} ct state new ct status dnat"
     outbound = f"{rewritten} fib daddr type != local ip daddr != @exempt"
@@ -54,9 +61,5 @@ def table(policy: SnatPolicy) -> str:
         iifgroup {VETH_GROUP} ct mark & {mark} == {mark} meta mark set meta mark | {mark}
     }}
 
-    chain postrouting {{
-        type nat hook postrouting priority srcnat - 10; policy accept;
-        fib saddr type local ip daddr != @exempt meta mark & {masquerade} == 0x00000000 snat to ip saddr
-    }}
-}}
+{KEEPING}}}
 """

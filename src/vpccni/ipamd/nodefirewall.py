@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from vpccni.aws.values import IPAddress, IPNetwork
 from vpccni.core import conventions, snat
-from vpccni.core.backend import FirewallForm, form
+from vpccni.core.backend import FirewallForm, bridge, form
 from vpccni.core.difference import ObjectState, firewall_states, nftables_states
+from vpccni.core.nftlisting import OwnTables
 from vpccni.core.variant import Choice
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
@@ -68,10 +69,13 @@ class NodeFirewall:
             wanted = self._wanted()
             if wanted == self._applied:
                 return
+            bridged = self._applied is None and await self._bridge(wanted)
             for rules in wanted.iptables:
                 self._say("iptables-restore", await asyncio.to_thread(self._firewall.apply, rules))
-            self._say("nft -f", await self._put_tables(wanted))
-            if self._applied is None:
+            if bridged and self._native:
+                await self._leave_others(wanted)
+            self._say("nft -f", await self._put_tables(wanted.nftables))
+            if self._applied is None and not (bridged and self._native):
                 await self._leave_others(wanted)
             self._applied = wanted  # only now: a change that failed is tried again
 
@@ -95,7 +99,7 @@ class NodeFirewall:
                         self._repairs.one("firewall", subject, f"iptables-restore <<< {transaction!r}")
             subject = f"firewall: {OWN_TABLE}"
             if in_pauses or self._repairs.may(subject):
-                transaction = await self._put_tables(self._applied)
+                transaction = await self._put_tables(self._applied.nftables)
                 if transaction:
                     self._repairs.one("firewall", subject, f"nft -f - <<< {transaction!r}")
 
@@ -149,14 +153,24 @@ class NodeFirewall:
         if await asyncio.to_thread(firewall.nft.remove_upstream):
             log.info("node: took over the connection marks of the Go implementation's nftables backend")
 
-    async def _put_tables(self, wanted: FirewallForm) -> str:
+    async def _bridge(self, wanted: FirewallForm) -> bool:
+        """Whether the node comes from another backend; then our tables are in force that go with the rules of both."""
+        nft = self._firewall.nft
+        if not nft.installed:
+            return False
+        tables = bridge(await asyncio.to_thread(nft.listed), wanted)
+        if tables is not None:
+            self._say("nft -f, for the rules of two backends", await self._put_tables(tables))
+        return tables is not None
+
+    async def _put_tables(self, tables: OwnTables) -> str:
         """Put our nftables tables in force. Beside iptables a node without them still does all that upstream's does."""
         try:
-            transaction = await asyncio.to_thread(self._firewall.nft.apply, wanted.nftables)
+            transaction = await asyncio.to_thread(self._firewall.nft.apply, tables)
         except HostError as error:
             if self._native:
                 raise
-            if wanted.nftables and not self._incomplete:
+            if tables and not self._incomplete:
                 self._incomplete = True  # said once
                 log.warning(
                     "node: no nftables table beside the iptables rules; services with endpoints outside the VPC fail "
