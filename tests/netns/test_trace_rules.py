@@ -258,3 +258,16 @@ def test_a_rule_that_changes_after_the_look_makes_prediction_and_observation_dif
     )
     assert stale.trip.verdict.reached and not stale.agrees and stale.answer.startswith("no answer")
     assert go(world, SERVER[4]).trip.verdict.code == "filtered"
+
+
+def test_a_table_that_only_looks_like_one_of_iptables_is_evaluated(world):
+    """iptables-save shows a table of its own form, and calls another one of the same name incompatible."""
+    world.node.run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "DROP")
+    lines = [table for table in world.observe().world.stacks["node 1"].nft if table.of_iptables]
+    assert [(table.family, table.name, dict(table.chains)) for table in lines] == [("ip", "filter", {})]
+    assert go(world, SERVER[4], 80).trip.verdict.why.startswith("filter: -A FORWARD")
+    mine = "table ip filter {\n chain mine {\n type filter hook forward priority 3\n tcp dport 81 drop\n }\n}\n"
+    for before in ("", "flush ruleset\n"):
+        world.rules(before + mine)
+        assert go(world, SERVER[4], 81).trip.verdict.why == "table ip filter: chain mine: tcp dport 81 drop"
+        assert go(world, SERVER[4], 80).trip.verdict.reached == bool(before)

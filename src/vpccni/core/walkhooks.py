@@ -14,20 +14,13 @@ from vpccni.core.walkconntrack import TARGET_HOOKS, Connections, Known, tracked,
 from vpccni.core.walkfilter import run as run_iptables
 from vpccni.core.walkmeeting import Draws, Effect, Meeting
 from vpccni.core.walknft import run as run_nft
-from vpccni.core.walknftread import NftChain, NftTable
+from vpccni.core.walknftread import IPTABLES, SOURCE_NAT, TARGET_NAT, NftChain, NftTable
 from vpccni.core.walkvalues import Stack
 from vpccni.core.walkvpc import Notes, Stop
 
 # linux/netfilter_ipv4.h. nf_nat runs every nat chain at its own two priorities, whatever the chain's priority says:
 # that orders them among themselves alone (nf_nat_core.c, nf_nat_register_fn).
-CONNTRACK, TARGET_NAT, SOURCE_NAT = -200, -100, 100
-_TABLES = {
-    "PREROUTING": {"raw": -300, "mangle": -150, "nat": TARGET_NAT},
-    "INPUT": {"mangle": -150, "filter": 0, "security": 50, "nat": SOURCE_NAT},
-    "FORWARD": {"mangle": -150, "filter": 0, "security": 50},
-    "OUTPUT": {"raw": -300, "mangle": -150, "nat": TARGET_NAT, "filter": 0, "security": 50},
-    "POSTROUTING": {"mangle": -150, "nat": SOURCE_NAT},
-}
+CONNTRACK = -200
 _CODES = {"drop": "filtered", "reject": "rejected", "reset": "rejected", "queue": "queued"}
 
 
@@ -76,7 +69,9 @@ class Hooks:
             todo = [each for each in todo if each.priority >= CONNTRACK]
         # nf_nat's own hooks come with the first nat chain of the machine; newer ones of their priority stand in front.
         at = TARGET_NAT if hook in TARGET_HOOKS else SOURCE_NAT
-        born = min((each.age for name in _TABLES for each in self._stages(stack, version, name) if each.nat), default=0)
+        born = min(
+            (each.age for name in IPTABLES for each in self._stages(stack, version, name) if each.nat), default=0
+        )
         first = [each for each in todo if not each.nat and (each.priority, -each.age) < (at, -born)]
         for stage in first:
             meeting = self._pass(stage, hook, passing, meeting)
@@ -166,7 +161,7 @@ def _of_iptables(stack: Stack, version: int, hook: str) -> Iterator[Stage]:
     tables = stack.tables.get(version, {})
     family = "ip" if version == 4 else "ip6"
     ages = {table.name: age for age, table in enumerate(stack.nft) if table.of_iptables and table.family == family}
-    for name, priority in _TABLES[hook].items():
+    for name, priority in IPTABLES[hook].items():
         policy = stack.policies.get(version, {}).get(f"{name} {hook}", "ACCEPT")
         if name in tables or policy != "ACCEPT":
 

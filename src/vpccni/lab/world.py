@@ -18,7 +18,7 @@ from typing import Any
 
 from vpccni.core.chains import Tables, parse_save
 from vpccni.core.walkgroups import Group, Permit
-from vpccni.core.walknftread import NftTable
+from vpccni.core.walknftread import NftTable, told_by_iptables
 from vpccni.core.walknftread import parse as parse_nft
 from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
@@ -91,7 +91,7 @@ def with_firewall(stack: Stack) -> Stack:
     texts = {version: _saved(version) for version in VERSIONS}
     tables: dict[int, Tables] = {version: parse_save(text) for version, text in texts.items()}
     policies = {version: _policies(text) for version, text in texts.items()}
-    return replace(stack, tables=tables, policies=policies, nft=read_nftables(texts.values()))
+    return replace(stack, tables=tables, policies=policies, nft=read_nftables(texts))
 
 
 def cable(pod: Stack, node: Stack) -> tuple[Stack, Stack]:
@@ -165,13 +165,29 @@ def _reverse_filter(device: str) -> int:
     return max(int(value or 0) for value in values)
 
 
-def read_nftables(iptables: Iterable[str] = ()) -> tuple[NftTable, ...]:
-    """All tables of nftables in the calling thread's namespace. Read twice, because JSON has no text of a rule; a rule
-    that changes in between is called by its handle."""
-    with suppress(HostError, ValueError):  # a machine without the program has no such rules
-        document = json.loads(run_program("list the firewall", "nft", "-j", "list", "ruleset"))
-        return parse_nft(document, run_program("list the firewall", "nft", "-a", "list", "ruleset"), iptables)
-    return ()
+def read_nftables(iptables: Mapping[int, str] | None = None) -> tuple[NftTable, ...]:
+    """All tables of nftables in the calling thread's namespace; those that `iptables` (by IP version what iptables-save
+    and ip6tables-save print) tells already are not listed, because they may hold tens of thousands of rules.
+
+    Each is read twice, because JSON has no text of a rule; one that changes in between is called by its handle.
+    """
+    texts = iptables or {}
+    try:
+        rows = _listed_rows("tables")
+        own = [row["table"] for row in rows if "table" in row and not told_by_iptables(row["table"], texts)]
+        listing = ""
+        for table in own:
+            words = "table", table["family"], table["name"]
+            rows += [row for row in _listed_rows(*words) if "table" not in row]
+            listing += run_program("list the firewall", "nft", "-a", "list", *words)
+    except (HostError, ValueError):  # a machine without the program, or a table that has gone meanwhile
+        return ()
+    return parse_nft({"nftables": rows}, listing, texts)
+
+
+def _listed_rows(*words: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(run_program("list the firewall", "nft", "-j", "list", *words))["nftables"]
+    return rows
 
 
 def _saved(version: int) -> str:
