@@ -108,14 +108,14 @@ def _table(
         if kind == "rule":
             text = texts.get((title, str(each["handle"])), f"rule of handle {each['handle']}")
             rules.setdefault(each["chain"], []).append(NftRule(tuple(each["expr"]), text))
-    chains = {
-        each["name"]: NftChain(
-            each["name"], tuple(rules.get(each["name"], ())), "" if _is_iptables(row, each, iptables) else each.get("hook", ""),
-            each.get("type", ""), each.get("prio", 0), each.get("policy", "accept"),
-        )
-        for kind, each in own
-        if kind == "chain"
-    }  # fmt: skip
+    chains = {}
+    for kind, each in own:
+        if kind == "chain":
+            hook = "" if _is_iptables(row, each, iptables) else each.get("hook", "")
+            chains[each["name"]] = NftChain(
+                each["name"], tuple(rules.get(each["name"], ())), hook, each.get("type", ""), each.get("prio", 0),
+                each.get("policy", "accept"),
+            )  # fmt: skip
     sets = {each["name"]: tuple(each.get("elem", ())) for kind, each in own if kind in ("set", "map")}
     return NftTable(family, name, chains, sets)
 
