@@ -35,6 +35,12 @@ ESCAPES = {
     "nftables": "nft flush chain ip vpccni translation",
 }
 
+LISTS = {
+    "iptables-nft": "iptables-nft-save -t nat",
+    "iptables-legacy": "iptables-legacy-save -t nat",
+    "nftables": "nft list table ip vpccni",
+}
+
 
 @pytest.fixture
 def staged(flow_lab: FlowLab) -> Iterator[Callable[[str, str], Stage]]:
@@ -152,10 +158,13 @@ def test_no_flow_is_lost_by_each_change_in_each_backend(
 
 
 @pytest.mark.long
-def test_no_flow_is_lost_when_a_running_daemon_learns_of_a_new_cidr(staged: Callable[[str, str], Stage]) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_flow_is_lost_when_a_running_daemon_learns_of_a_new_cidr(
+    staged: Callable[[str, str], Stage], backend: str
+) -> None:
     """Every 30 s it asks the metadata service."""
-    stage = staged(BACKENDS[0], MODES[0])
+    stage = staged(backend, MODES[0])
     with stage.flows() as report, stage.event(report, "a new CIDR"):
         cidr = new_cidr(stage)
-        wait_until(lambda: cidr in stage.on_node("iptables-save", "-t", "nat"), 45, "the new CIDR is exempt")
+        wait_until(lambda: cidr in stage.on_node(*LISTS[backend].split()), 45, "the new CIDR is exempt")
     check(stage, report)

@@ -33,7 +33,7 @@ CHANGES = {
     "hashrandom": {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "hashrandom"},
     "ports-kept": {"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "none"},
 }
-LAYOUTS = ("per-pod", "shared")
+LAYOUTS = {"per-pod": "nftables", "shared": "iptables"}  # and kube-proxy's mode with each
 BACKENDS = ("nftables", "iptables-legacy")
 
 
@@ -42,7 +42,7 @@ def test_the_matrix_holds_and_each_object_is_needed(flow_lab: FlowLab, layout: s
     flow_lab.restart({**DEFAULTS, "VPCCNI_RULE_LAYOUT": layout, **CHANGES[change]})
     # Both protocols need the same objects: once is enough.
     every = ["--negatives"] if change == "defaults" else ["--negatives", "--protocol", "tcp"]
-    results = flow_lab.selftest("--node", "1", *every)
+    results = flow_lab.selftest("--node", "1", "--services", LAYOUTS[layout], *every)
     verdicts = [row["verdict"] for row in results]
     assert set(verdicts) == {"passed"}
     assert sum(bool(row["negative"]) for row in results) >= 50

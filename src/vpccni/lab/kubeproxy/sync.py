@@ -58,12 +58,15 @@ def present(names: Names) -> str:
 
 
 def _saved(version: int) -> dict[str, str]:
-    """Variant of iptables -> what it holds. The legacy one is asked only where it is in use: to list is to load it."""
+    """Variant of iptables -> what it holds. The legacy one is asked only where it is in use: to list is to load it. A
+    machine that has no program of a variant's name has one that is called iptables, or none."""
     found = {}
-    for variant in VARIANTS:
-        program = variant.replace("iptables", _PROGRAM[version])
-        names = _LEGACY_TABLES / f"{_PROGRAM[version].removesuffix('tables')}_tables_names"
-        unused = variant == "iptables-legacy" and not (names.exists() and names.read_text())
+    plain = _PROGRAM[version]
+    loaded = _LEGACY_TABLES / f"{plain.removesuffix('tables')}_tables_names"
+    variants = [variant.replace("iptables", plain) for variant in VARIANTS]
+    named = [program for program in variants if find_program(f"{program}-save") is not None]
+    for program in named or [plain]:
+        unused = program.endswith("-legacy") and not (loaded.exists() and loaded.read_text())
         if find_program(f"{program}-save") is not None and not unused:
             text = run_program("list the Services", f"{program}-save")
             found[program] = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
