@@ -271,3 +271,20 @@ def test_a_table_that_only_looks_like_one_of_iptables_is_evaluated(world):
         world.rules(before + mine)
         assert go(world, SERVER[4], 81).trip.verdict.why == "table ip filter: chain mine: tcp dport 81 drop"
         assert go(world, SERVER[4], 80).trip.verdict.reached == bool(before)
+
+
+def test_rules_inside_a_pod_decide_too(world):
+    sidecar = "table inet sidecar {{ chain c {{ type {} hook {} priority {}; tcp dport 81 {}; }}; }}"
+    try:
+        assert go(world, SERVER[4], 81).answer == "refused"
+        world.server.run("nft", sidecar.format("nat", "prerouting", "-100", "redirect to :8080"))
+        found = go(world, SERVER[4], 81)
+        assert found.answer == "connected" and "table inet sidecar: chain c: tcp dport 81 redirect" in decided(found)
+        world.server.run("nft", "flush ruleset; " + sidecar.format("filter", "input", "0", "drop"))
+        verdict = go(world, SERVER[4], 81).trip.verdict
+        assert (verdict.code, verdict.where) == ("filtered", "pod server")
+        world.client.run("nft", sidecar.format("filter", "output", "0", "reject with tcp reset"))
+        assert go(world, SERVER[4], 81).trip.verdict.where == "pod client"
+    finally:
+        for space in (world.client, world.server):
+            space.run("nft", "flush ruleset")

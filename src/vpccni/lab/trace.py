@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from vpccni.errors import HostError
 from vpccni.host.tap import Tap
 from vpccni.lab.sockets import namespace_handle
 from vpccni.lab.traceprobe import GOOD, Kind, Probe, probe, source_for
-from vpccni.lab.world import LabWorld
+from vpccni.lab.world import LabWorld, with_firewall
 from vpccni.netlink.namespace import inside
 from vpccni.netlink.values import IPAddress
 
@@ -80,6 +80,7 @@ def trace(
         source = sent_from or ip_address(source_for(handle, target))
         with probe(protocol, handle, source, target, port) as prepared:
             sent = prepared.sent
+            lab = _with_pods_rules(lab, start, sent)
             trip = walk(lab.world, start, sent)
             if not send:
                 return Trace(sent, trip)
@@ -91,6 +92,18 @@ def trace(
     beside = ((each, align(each.hops, of_probe(sightings, sent, each.hops))) for each in trips)
     trip, rows = min(beside, key=lambda each: sum(not row.agrees for row in each[1]))
     return Trace(sent, trip, tuple(rows), answer, moved)
+
+
+def _with_pods_rules(lab: LabWorld, start: str, sent: Header) -> LabWorld:
+    """The lab with the firewalls of the pods at both ends: a sidecar may redirect there. Those of other pods nobody
+    passes, and to read all of them would take seconds."""
+    stacks = dict(lab.world.stacks)
+    ends = {start, *(trip.delivered_to for trip in walks(lab.world, start, sent))}
+    for place in ends & stacks.keys():
+        if place.startswith("pod "):
+            with namespace_handle(lab.namespaces[place]) as handle, inside(handle):
+                stacks[place] = with_firewall(stacks[place])
+    return replace(lab, world=replace(lab.world, stacks=stacks))
 
 
 def _try(prepared: Probe, namespaces: Mapping[str, Path], wait_s: float) -> tuple[str, list[Sighting]]:
