@@ -143,7 +143,7 @@ def check(built: Built, version: int, text: str, iptables: str = "") -> None:
 
 SENT = {version: [(target[version], port) for target in (SERVER, OTHER, SERVICE, NODE) for port in (53, 80)]
         for version in (4, 6)}  # fmt: skip
-FEW = settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -160,7 +160,7 @@ def test_the_walk_agrees_with_the_kernel_on_ipv6(built: Built, text: str) -> Non
 
 
 @given(text=rulesets(4), iptables=tables(4))
-@settings(FEW, max_examples=12)
+@settings(FEW, max_examples=6)
 def test_the_walk_agrees_with_the_kernel_about_iptables_beside_nftables(built: Built, text: str, iptables: str) -> None:
     check(built, 4, text, iptables)
 
@@ -182,7 +182,7 @@ MUTATION = "".join(
 
 @given(text=rulesets(4))
 @example(text="")
-@settings(FEW, max_examples=10)
+@settings(FEW, max_examples=6)
 def test_one_more_rule_makes_a_difference_to_each_packet_that_passes(built: Built, text: str) -> None:
     world, seen = built.world, built.seen
     load(world, 4, text)
