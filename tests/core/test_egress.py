@@ -10,8 +10,8 @@ import pytest
 from vpccni.core import conventions as c
 from vpccni.core import egress
 from vpccni.core.block import Block
-from vpccni.core.chains import parse_save, transaction
 from vpccni.core.eni import Eni
+from vpccni.core.firewall.chains import parse_save, transaction
 from vpccni.core.grant import PodIdentity, PodKey
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
 from vpccni.core.podseen import pods, repairs

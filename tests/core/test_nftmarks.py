@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.core.nftlisting import transaction
-from vpccni.core.nftmarks import table
-from vpccni.core.snat import SnatPolicy
+from vpccni.core.firewall.nftlisting import transaction
+from vpccni.core.firewall.nftmarks import table
+from vpccni.core.firewall.snat import SnatPolicy
 
 POLICY = SnatPolicy("eth0", IPv4Address("192.168.0.10"), (ip_network("192.168.0.0/16"), ip_network("100.64.0.0/16")))
 NETWORKS = st.builds(

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpccni.core.backend import bridge, form
-from vpccni.core.nftlisting import rule_states, same_shape, transaction
-from vpccni.core.nftmarks import KEEPING
-from vpccni.core.nftrules import tables
+from vpccni.core.firewall.backend import bridge, form
+from vpccni.core.firewall.nftlisting import rule_states, same_shape, transaction
+from vpccni.core.firewall.nftmarks import KEEPING
+from vpccni.core.firewall.nftrules import tables
+from vpccni.core.firewall.snat import SnatPolicy
 from vpccni.core.reasons import firewall_reason
-from vpccni.core.snat import SnatPolicy
 
 CIDRS = (IPv4Network("192.168.0.0/16"), IPv4Network("100.64.0.0/16"))
 POLICY = SnatPolicy("eth0", IPv4Address("192.168.0.10"), CIDRS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vpccni.core.snat import SnatPolicy, is_own_chain, rules
+from vpccni.core.firewall.snat import SnatPolicy, is_own_chain, rules
 
 GOLDEN = Path(__file__).parents[1] / "host" / "golden"
 CIDRS = (IPv4Network("192.168.0.0/16"), IPv4Network("100.64.0.0/16"))

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpccni.core.chains import parse_save, transaction
-from vpccni.core.snat import IptablesRules, SnatPolicy, is_own_chain, nothing, rules
+from vpccni.core.firewall.chains import parse_save, transaction
+from vpccni.core.firewall.snat import IptablesRules, SnatPolicy, is_own_chain, nothing, rules
 
 Tables = dict[str, dict[str, list[str]]]
 BASE = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")

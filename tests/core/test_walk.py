@@ -9,11 +9,11 @@ from ipaddress import ip_address, ip_network
 import pytest
 from walk_worlds import FAR, NODE, POLICY, PUBLIC, SITE, WEB, A, B, C, route, tables, with_node, without_rules, world
 
-from vpccni.core.walk import walk
-from vpccni.core.walkfilter import run
-from vpccni.core.walkgroups import Group, Permit
-from vpccni.core.walkmeeting import Header, Meeting
-from vpccni.core.walkvalues import Trip, World
+from vpccni.core.walk.groups import Group, Permit
+from vpccni.core.walk.iptables import run
+from vpccni.core.walk.meeting import Header, Meeting
+from vpccni.core.walk.values import Trip, World
+from vpccni.core.walk.walk import walk
 
 SERVICE = "10.100.0.1"
 LAYOUTS = pytest.mark.parametrize("shared", [False, True], ids=["per-pod", "shared"])
@@ -219,7 +219,7 @@ def test_what_cannot_be_evaluated_is_told_and_does_not_match() -> None:
 
 
 def test_suppressed_and_jumping_rules_are_followed() -> None:
-    from vpccni.core.walkfib import Question, choose
+    from vpccni.core.walk.fib import Question, choose
     from vpccni.netlink.values import Rule
 
     routes = [route("0.0.0.0/0", 2), route("10.0.0.0/8", 3), route("0.0.0.0/0", 4, table=7)]

@@ -2,7 +2,7 @@
 """The worked example of two nodes as a world to walk through: pods on both ENIs of node 1, in either rule layout.
 
 Knows addresses, tables and rules as a node has them. Must never use the walk. The firewall is that of
-`core.snat`.
+`core.firewall.snat`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from vpccni.core import conventions as c
-from vpccni.core.chains import parse_save
-from vpccni.core.snat import SnatPolicy, rules
-from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
+from vpccni.core.firewall.chains import parse_save
+from vpccni.core.firewall.snat import SnatPolicy, rules
+from vpccni.core.walk.values import Outside, Port, Stack, Vpc, World
 from vpccni.netlink.values import Address, Link, Neighbour, Route, Rule
 
 NODE, FAR_NODE = "192.168.0.10", "192.168.0.11"

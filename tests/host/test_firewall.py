@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vpccni.core.snat import ChainRules, IptablesRules, SnatPolicy, TableRules, nothing, rules
+from vpccni.core.firewall.snat import ChainRules, IptablesRules, SnatPolicy, TableRules, nothing, rules
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
 from vpccni.host.programs import DIRECTORIES

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from vpccni.core.snat import SnatPolicy, rules
-from vpccni.core.variant import VARIANTS, choose
+from vpccni.core.firewall.snat import SnatPolicy, rules
+from vpccni.core.firewall.variant import VARIANTS, choose
 from vpccni.host.firewall import Firewall
 from vpccni.netlink.namespace import inside
 

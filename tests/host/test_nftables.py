@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vpccni.core.nftrules import tables
-from vpccni.core.snat import SnatPolicy
+from vpccni.core.firewall.nftrules import tables
+from vpccni.core.firewall.snat import SnatPolicy
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
 from vpccni.host.nftables import Nftables

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random small rulesets of iptables, as text for `iptables-restore`.
 
-Knows the options that `core.walkfiltermatch` models, and the addresses of `nft_worlds`. Must never know what a rule
+Knows the options that `core.walk.iptablesmatch` models, and the addresses of `nft_worlds`. Must never know what a rule
 does.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from test_packets import NODE, POLICY, PORT
 
-from vpccni.core.backend import FirewallForm, form
+from vpccni.core.firewall.backend import FirewallForm, form
 from vpccni.host.firewall import Firewall
 from vpccni.lab.kubeproxy.sync import sync
 from vpccni.lab.kubeproxy.values import KUBE_PROXY, Endpoint, ServicePort

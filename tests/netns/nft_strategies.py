@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random small rulesets of nftables that the kernel accepts, as text for `nft -f`.
 
-Knows the grammar of nft(8) as far as `core.walknft` models it, and the addresses of `nft_worlds`. Must never know what
+Knows the grammar of nft(8) as far as `core.walk.nft` models it, and the addresses of `nft_worlds`. Must never know what
 a rule does.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpccni.core.walkvalues import Stack, Vpc, World
+from vpccni.core.walk.values import Stack, Vpc, World
 from vpccni.host.programs import run_program
 from vpccni.lab.world import LabWorld, cable, read_stack
 from vpccni.netlink.namespace import NETNS_DIR, inside

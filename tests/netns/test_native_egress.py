@@ -12,7 +12,7 @@ import pytest
 from test_egress_packets import World, world
 
 from vpccni.core import conventions as c
-from vpccni.core.nftrules import FAMILIES, tables
+from vpccni.core.firewall.nftrules import FAMILIES, tables
 from vpccni.host.firewall import Firewall
 from vpccni.netlink.namespace import inside
 

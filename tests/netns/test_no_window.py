@@ -21,9 +21,9 @@ from kube_services import CLUSTER_IP, CLUSTER_PORT, serve, service
 from restarts import restart
 from test_packets import NODE, OUTSIDE, POD_B, POLICY, PORT, World, world
 
-from vpccni.core.backend import form
-from vpccni.core.nftmarks import table
-from vpccni.core.snat import SnatPolicy, rules
+from vpccni.core.firewall.backend import form
+from vpccni.core.firewall.nftmarks import table
+from vpccni.core.firewall.snat import SnatPolicy, rules
 from vpccni.host.firewall import Firewall
 from vpccni.netlink.namespace import inside
 

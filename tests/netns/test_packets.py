@@ -15,10 +15,10 @@ import pytest
 from connections import source_seen
 
 from vpccni.core.conventions import host_link_name
-from vpccni.core.nftmarks import table
+from vpccni.core.firewall.nftmarks import table
+from vpccni.core.firewall.snat import SnatPolicy, rules
 from vpccni.core.nodenet import EniNet, NodeNet
 from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
-from vpccni.core.snat import SnatPolicy, rules
 from vpccni.host.firewall import Firewall
 from vpccni.host.kernel import NodeKernel
 from vpccni.host.node import converge

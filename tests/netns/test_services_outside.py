@@ -16,8 +16,8 @@ import pytest
 from kube_services import CLUSTER_IP, serve, service
 from test_packets import NODE, OUTSIDE, PEER, POD_A, POD_B, POLICY, PORT, World, world
 
-from vpccni.core.nftmarks import table
-from vpccni.core.snat import rules
+from vpccni.core.firewall.nftmarks import table
+from vpccni.core.firewall.snat import rules
 from vpccni.host.firewall import Firewall
 from vpccni.host.programs import DIRECTORIES
 from vpccni.netlink.namespace import inside

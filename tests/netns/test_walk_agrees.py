@@ -21,9 +21,9 @@ from iptables_strategies import tables
 from nft_strategies import rulesets
 from nft_worlds import CLIENT, NODE, OTHER, SERVER, SERVICE, NftWorld, build
 
-from vpccni.core.walk import walk
-from vpccni.core.walkmeeting import Header
-from vpccni.core.walkvalues import World
+from vpccni.core.walk.meeting import Header
+from vpccni.core.walk.values import World
+from vpccni.core.walk.walk import walk
 from vpccni.host.programs import run_program
 from vpccni.lab.world import read_nftables, with_firewall
 from vpccni.netlink.namespace import inside

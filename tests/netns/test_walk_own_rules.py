@@ -14,11 +14,11 @@ import pytest
 from test_walk import LAYOUTS, ROWS, devices, go, seen_by_peer, service
 from walk_worlds import NODE, POLICY, PUBLIC, SITE, WEB, A, B, with_node, world
 
-from vpccni.core.backend import form
 from vpccni.core.conventions import VETH_GROUP
-from vpccni.core.snat import SnatPolicy
-from vpccni.core.walknftread import NftTable
-from vpccni.core.walkvalues import World
+from vpccni.core.firewall.backend import form
+from vpccni.core.firewall.snat import SnatPolicy
+from vpccni.core.walk.nftread import NftTable
+from vpccni.core.walk.values import World
 from vpccni.host.programs import run_program
 from vpccni.lab.world import read_nftables
 from vpccni.netlink.namespace import inside

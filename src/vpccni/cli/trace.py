@@ -21,8 +21,8 @@ from vpccni.lab.probe import PORT, Endpoint, choose
 from vpccni.netlink.values import IPAddress
 
 if TYPE_CHECKING:  # the trace opens packet sockets; --help need not
-    from vpccni.core.walkmatch import Row
-    from vpccni.core.walkvalues import Hop
+    from vpccni.core.walk.sightings import Row
+    from vpccni.core.walk.values import Hop
     from vpccni.lab.trace import Trace
     from vpccni.lab.traceprobe import Kind
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 
-from vpccni.core.chains import Tables, rule_states
 from vpccni.core.diff import identity
+from vpccni.core.firewall.chains import Tables, rule_states
+from vpccni.core.firewall.snat import IptablesRules
 from vpccni.core.podnet import Sysctl
 from vpccni.core.reasons import firewall_reason, group_of, reason, sysctl_reason
-from vpccni.core.snat import IptablesRules
 from vpccni.netlink.values import Address, Link, Request, Route, Rule, Value
 
 Change = Request | Sysctl

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vpccni.core import conventions as c
+from vpccni.core.firewall.snat import is_own_chain
 from vpccni.core.podseen import is_pod_link
-from vpccni.core.snat import is_own_chain
 from vpccni.netlink.values import Address, IPAddress, IPInterface, IPNetwork, Link, Neighbour, Route, Rule, Value
 
 _SHARED_CHAINS = frozenset({"PREROUTING", "POSTROUTING", "FORWARD"})

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
 from vpccni.core import conventions as c
-from vpccni.core.snat import RANDOM_FLAGS, ChainRules, IptablesRules, TableRules
+from vpccni.core.firewall.snat import RANDOM_FLAGS, ChainRules, IptablesRules, TableRules
 from vpccni.errors import NoAddress
 from vpccni.netlink.values import Address, IPAddress, Link, Neighbour, Request, Route, Value, add, set_link
 

@@ -8,7 +8,7 @@ sentences beside the objects that `vpccni doctor` prints.
 from __future__ import annotations
 
 from vpccni.core import conventions as c
-from vpccni.core import nftrules, snat
+from vpccni.core.firewall import nftrules, snat
 from vpccni.core.podseen import is_pod_link, is_pod_route
 from vpccni.core.sourcerules import is_source_rule
 from vpccni.netlink.values import Address, Link, Route, Rule, Value

@@ -14,7 +14,7 @@ from pathlib import Path
 from vpccni import paths
 from vpccni.core import conventions as c
 from vpccni.core.environment import Machine
-from vpccni.core.variant import KUBE_PROXY_TABLE
+from vpccni.core.firewall.variant import KUBE_PROXY_TABLE
 from vpccni.errors import HostError
 from vpccni.host import sysctl
 from vpccni.host.programs import run_program

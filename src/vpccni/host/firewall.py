@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of `core.snat` into the kernel: observe with iptables-save, apply the difference as one iptables-restore.
+"""Rules of `core.firewall` into the kernel: observe with iptables-save, apply the difference as one iptables-restore.
 
 Knows how to call the two, which backend a node uses (the native one is `host.nftables`, at hand as `nft`), and what
 refusals mean. Must never build a rule, and never touches a rule that is right already: flows that begin while a
@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vpccni.core.chains import parse_save, transaction
-from vpccni.core.snat import IptablesRules, nothing
-from vpccni.core.variant import HINTS, NATIVE, VARIANTS, Choice, choose
+from vpccni.core.firewall.chains import parse_save, transaction
+from vpccni.core.firewall.snat import IptablesRules, nothing
+from vpccni.core.firewall.variant import HINTS, NATIVE, VARIANTS, Choice, choose
 from vpccni.errors import HostError
 from vpccni.host.nftables import Nftables
 from vpccni.host.programs import DIRECTORIES, find_program, run_program

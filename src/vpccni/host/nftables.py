@@ -8,8 +8,8 @@ is right already. `host.firewall` and `ipamd.nodefirewall` call it.
 from __future__ import annotations
 
 from vpccni.core.conventions import NFT_OWN_TABLE, NFT_TABLE
-from vpccni.core.nftlisting import FAMILIES, OwnTables, rule_states, same_shape, transaction
-from vpccni.core.variant import KUBE_PROXY_TABLE
+from vpccni.core.firewall.nftlisting import FAMILIES, OwnTables, rule_states, same_shape, transaction
+from vpccni.core.firewall.variant import KUBE_PROXY_TABLE
 from vpccni.errors import HostError
 from vpccni.host.programs import DIRECTORIES, find_program, run_program
 
@@ -46,7 +46,7 @@ class Nftables:
         return transaction(self.listed(), self._as_listed(tables))
 
     def states(self, tables: OwnTables) -> list[tuple[str, str, str]]:
-        """`core.nftlisting.rule_states` of what is there now."""
+        """`core.firewall.nftlisting.rule_states` of what is there now."""
         return rule_states(self.listed(), self._as_listed(tables))
 
     def listed(self) -> dict[str, str]:

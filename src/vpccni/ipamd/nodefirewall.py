@@ -16,11 +16,12 @@ import logging
 from collections.abc import Sequence
 
 from vpccni.aws.values import IPAddress, IPNetwork
-from vpccni.core import conventions, snat
-from vpccni.core.backend import FirewallForm, bridge, form
+from vpccni.core import conventions
 from vpccni.core.difference import ObjectState, firewall_states, nftables_states
-from vpccni.core.nftlisting import OwnTables
-from vpccni.core.variant import Choice
+from vpccni.core.firewall import snat
+from vpccni.core.firewall.backend import FirewallForm, bridge, form
+from vpccni.core.firewall.nftlisting import OwnTables
+from vpccni.core.firewall.variant import Choice
 from vpccni.errors import HostError
 from vpccni.host.firewall import Firewall
 from vpccni.ipamd.repair import Repairs

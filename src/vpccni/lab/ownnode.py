@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vpccni.core.conventions import TABLE_MAIN, host_network, is_main, parse_alias
-from vpccni.core.walkvalues import Port, Stack, Vpc, World
+from vpccni.core.walk.values import Port, Stack, Vpc, World
 from vpccni.errors import DaemonNotReady, HostError
 from vpccni.lab.probe import Endpoint
 from vpccni.lab.sockets import NamespaceHttp

@@ -14,10 +14,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from vpccni.core.dissect import dissect
-from vpccni.core.walk import walk, walks
-from vpccni.core.walkmatch import Row, Sighting, align, of_probe
-from vpccni.core.walkmeeting import Header
-from vpccni.core.walkvalues import Trip, Way
+from vpccni.core.walk.meeting import Header
+from vpccni.core.walk.sightings import Row, Sighting, align, of_probe
+from vpccni.core.walk.values import Trip, Way
+from vpccni.core.walk.walk import walk, walks
 from vpccni.errors import HostError
 from vpccni.host.tap import Tap
 from vpccni.lab.sockets import namespace_handle

@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from vpccni.core.walkmeeting import Header
+from vpccni.core.walk.meeting import Header
 from vpccni.errors import InputError
 from vpccni.lab.discovery import checksum
 from vpccni.netlink.namespace import inside

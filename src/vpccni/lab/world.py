@@ -16,11 +16,11 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from vpccni.core.chains import Tables, parse_save
-from vpccni.core.walkgroups import Group, Permit
-from vpccni.core.walknftread import NftTable, told_by_iptables
-from vpccni.core.walknftread import parse as parse_nft
-from vpccni.core.walkvalues import Outside, Port, Stack, Vpc, World
+from vpccni.core.firewall.chains import Tables, parse_save
+from vpccni.core.walk.groups import Group, Permit
+from vpccni.core.walk.nftread import NftTable, told_by_iptables
+from vpccni.core.walk.nftread import parse as parse_nft
+from vpccni.core.walk.values import Outside, Port, Stack, Vpc, World
 from vpccni.errors import HostError
 from vpccni.host import sysctl
 from vpccni.host.firewall import Firewall

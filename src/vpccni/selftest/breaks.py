@@ -20,7 +20,7 @@ from vpccni.core.conventions import (
     RULE_FROM_BLOCK_END,
     RULE_FROM_POD,
 )
-from vpccni.core.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
+from vpccni.core.firewall.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_RULE
 from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
 from vpccni.netlink.namespace import inside

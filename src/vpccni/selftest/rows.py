@@ -103,7 +103,7 @@ def _as_itself(party: Party) -> Case:
 
 def _service_outside() -> Iterator[Case]:
     """A ClusterIP whose endpoint is outside the VPC, from a secondary ENI: the nat hook is used up by the DNAT, so the
-    mark of outbound flows, which is a nat rule, does nothing for it. The table of `core.nftmarks` does."""
+    mark of outbound flows, which is a nat rule, does nothing for it. The table of `core.firewall.nftmarks` does."""
     by_node = When(external_snat=False, excluded=False, external_service=False)
     yield _as_itself(Party.ENI_POD)
     yield Case(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from vpccni.core.chains import parse_save
+from vpccni.core.firewall.chains import parse_save
 from vpccni.lab.kubeproxy.nftables import Pods
 from vpccni.lab.kubeproxy.values import MASQUERADE_MARK, Endpoint, Names, ServicePort
 

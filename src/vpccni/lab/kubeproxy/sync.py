@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vpccni.core.chains import parse_save
 from vpccni.core.conventions import SNAT_CHAIN
+from vpccni.core.firewall.chains import parse_save
 from vpccni.errors import HostError
 from vpccni.host.programs import find_program, run_program
 from vpccni.lab.kubeproxy import iptables, nftables

@@ -2,15 +2,15 @@
 """What a firewall asks about its machine, answered from the machine's observed addresses and routes.
 
 Knows the local table, and which address stands for a device. Must never know a rule of the firewall. `walk` hands the
-answers to `walkhooks` with each packet.
+answers to `walk.hooks` with each packet.
 """
 
 from __future__ import annotations
 
 from vpccni.core.conventions import TABLE_LOCAL
-from vpccni.core.walkfib import Question, best, choose
-from vpccni.core.walkmeeting import Machine
-from vpccni.core.walkvalues import Stack
+from vpccni.core.walk.fib import Question, best, choose
+from vpccni.core.walk.meeting import Machine
+from vpccni.core.walk.values import Stack
 from vpccni.netlink.values import IPAddress, Route
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from ipaddress import IPv4Network, collapse_addresses
 
 from vpccni.core.conventions import NFT_OWN_TABLE, VETH_GROUP
-from vpccni.core.nftrules import element
-from vpccni.core.snat import SnatPolicy
+from vpccni.core.firewall.nftrules import element
+from vpccni.core.firewall.snat import SnatPolicy
 
 KUBE_PROXY_MASQUERADE = 0x4000
 # The chain by which the node's own flows keep their source while an SNAT rule of iptables is there.

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vpccni.core.dissect import TCP_ACK, TCP_SYN, Ends
-from vpccni.core.walkmeeting import Header
-from vpccni.core.walkvalues import Hop, Phase, Way
+from vpccni.core.walk.meeting import Header
+from vpccni.core.walk.values import Hop, Phase, Way
 
 Key = tuple[Phase, str, str, Way]
 

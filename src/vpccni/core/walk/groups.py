@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vpccni.core.walkmeeting import Header
+from vpccni.core.walk.meeting import Header
 from vpccni.netlink.values import IPNetwork
 
 ALL = "-1"

@@ -29,7 +29,7 @@ from vpccni.core.conventions import (
     VLAN_PREFIX,
 )
 from vpccni.core.egress import MULTICAST
-from vpccni.core.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_JUMP, SNAT_RULE, SnatPolicy
+from vpccni.core.firewall.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_JUMP, SNAT_RULE, SnatPolicy
 from vpccni.netlink.values import IPAddress, IPNetwork
 
 # What the rules say of themselves, beside the comments that their twins in iptables carry.

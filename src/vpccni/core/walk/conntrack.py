@@ -2,14 +2,14 @@
 """Connections that the kernels on the way remember, and what they do to the packets that follow the first one.
 
 Knows how the tuples of a connection's two directions belong together. Must never run a rule: which translation a
-connection got, the nat chains decide once. `walk` and `walkhooks` ask it.
+connection got, the nat chains decide once. `walk` and `walk.hooks` ask it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vpccni.core.walkmeeting import CONFIRMED, DNAT, DNAT_DONE, SEEN_REPLY, SNAT, SNAT_DONE, Header, Meeting
+from vpccni.core.walk.meeting import CONFIRMED, DNAT, DNAT_DONE, SEEN_REPLY, SNAT, SNAT_DONE, Header, Meeting
 
 # Hooks in which targets are translated; in the other two it is sources (nf_nat_proto.c).
 TARGET_HOOKS = ("PREROUTING", "OUTPUT")

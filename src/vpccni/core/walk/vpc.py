@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from vpccni.core.walkgroups import allowing
-from vpccni.core.walkmeeting import Header, Meeting
-from vpccni.core.walkreasons import NEXT_STEPS, source_check
-from vpccni.core.walkvalues import Hop, Outside, Phase, Port, Verdict, Vpc, Way
+from vpccni.core.walk.groups import allowing
+from vpccni.core.walk.meeting import Header, Meeting
+from vpccni.core.walk.reasons import NEXT_STEPS, source_check
+from vpccni.core.walk.values import Hop, Outside, Phase, Port, Verdict, Vpc, Way
 
 BEYOND = "beyond this node"
 _OUTSIDE_DEVICE = "eth0"  # of the hosts outside

@@ -3,7 +3,7 @@
 
 Knows which number or name each expression stands for, and how its constants are written. Must never guess: what it
 does not know is `NotModelled`, and what a packet does not have (the ports of a TCP packet in one of UDP) `Absent`,
-which ends a rule in the kernel as well (NFT_BREAK). `walknftmatch` compares, `walknft` acts. Source: nft(8),
+which ends a rule in the kernel as well (NFT_BREAK). `walk.nftmatch` compares, `walk.nft` acts. Source: nft(8),
 libnftables-json(5).
 """
 
@@ -13,7 +13,18 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from vpccni.core.walkmeeting import ANY_PORT, CONFIRMED, DNAT, FULL, PROTOCOLS, SEEN_REPLY, SNAT, Draws, Header, Meeting
+from vpccni.core.walk.meeting import (
+    ANY_PORT,
+    CONFIRMED,
+    DNAT,
+    FULL,
+    PROTOCOLS,
+    SEEN_REPLY,
+    SNAT,
+    Draws,
+    Header,
+    Meeting,
+)
 from vpccni.netlink.values import IPAddress
 
 # A field as its kind says (a number; devices are names, and a device that there is not is ""), or several of them.

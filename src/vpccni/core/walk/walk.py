@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of a packet and of its answer through pods, nodes and the VPC, predicted from observed state.
 
-Knows in which order a kernel routes and asks its firewall; `walkhooks` knows the firewall, `walkvpc` the VPC between
+Knows in which order a kernel routes and asks its firewall; `walk.hooks` knows the firewall, `walk.vpc` the VPC between
 the machines. Must never look at anything itself, and knows no layout: rules, routes and firewall are evaluated as they
 are. `lab.trace` calls `walk`, and `walks` when the kernel draws lots.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from vpccni.core.walkconntrack import Connections
-from vpccni.core.walkfib import Choice, Question, choose
-from vpccni.core.walkhooks import Hooks, Passing
-from vpccni.core.walkmachine import device_of, machine
-from vpccni.core.walkmeeting import Draws, Header, Meeting
-from vpccni.core.walkreasons import purpose
-from vpccni.core.walkvalues import Hop, Stack, Trip, Verdict, World
-from vpccni.core.walkvpc import Notes, Step, Stop, VpcWay
+from vpccni.core.walk.conntrack import Connections
+from vpccni.core.walk.fib import Choice, Question, choose
+from vpccni.core.walk.hooks import Hooks, Passing
+from vpccni.core.walk.machine import device_of, machine
+from vpccni.core.walk.meeting import Draws, Header, Meeting
+from vpccni.core.walk.reasons import purpose
+from vpccni.core.walk.values import Hop, Stack, Trip, Verdict, World
+from vpccni.core.walk.vpc import Notes, Step, Stop, VpcWay
 from vpccni.netlink.values import Route
 
 HOPS_LIMIT = 16  # stacks that a packet may pass; more is a loop

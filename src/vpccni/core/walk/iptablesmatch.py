@@ -2,7 +2,8 @@
 """Whether a rule of iptables concerns a packet, from its text.
 
 Knows the matches that the Amazon VPC CNI, kube-proxy and hand-written rules commonly use. Must never guess: what it
-does not know is neither a match nor none. `walkfilter` goes through the rules and acts. Source: iptables-extensions(8).
+does not know is neither a match nor none. `walk.iptables` goes through the rules and acts. Source:
+iptables-extensions(8).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
 
-from vpccni.core.walkmeeting import ANY_PORT, DNAT, FULL, SEEN_REPLY, SNAT, Draws, Meeting
+from vpccni.core.walk.meeting import ANY_PORT, DNAT, FULL, SEEN_REPLY, SNAT, Draws, Meeting
 
 
 @dataclass(frozen=True, slots=True)

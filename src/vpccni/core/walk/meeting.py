@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A packet where a firewall meets it: its header, marks and devices, what conntrack says, and what became of it.
 
-Knows values alone. Must never evaluate a rule: `walkfilter` does for iptables and `walknft` for nftables, and both
-speak in these terms. `walkhooks` puts them in the kernel's order.
+Knows values alone. Must never evaluate a rule: `walk.iptables` does for iptables and `walk.nft` for nftables, and both
+speak in these terms. `walk.hooks` puts them in the kernel's order.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """One hook of a kernel's firewall: the chains of iptables and nftables in the order in which the kernel runs them.
 
 Knows priorities, connection tracking between them, and that all nat chains are run together. Must never evaluate a rule
-(`walkfilter`, `walknft`) or choose a route: `walk` calls it and is asked back when a chain reroutes.
+(`walk.iptables`, `walk.nft`) or choose a route: `walk` calls it and is asked back when a chain reroutes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from vpccni.core.walkconntrack import TARGET_HOOKS, Connections, Known, tracked, translated_status
-from vpccni.core.walkfilter import run as run_iptables
-from vpccni.core.walkmeeting import Draws, Effect, Meeting
-from vpccni.core.walknft import run as run_nft
-from vpccni.core.walknftread import IPTABLES, SOURCE_NAT, TARGET_NAT, NftChain, NftTable
-from vpccni.core.walkvalues import Stack
-from vpccni.core.walkvpc import Notes, Stop
+from vpccni.core.walk.conntrack import TARGET_HOOKS, Connections, Known, tracked, translated_status
+from vpccni.core.walk.iptables import run as run_iptables
+from vpccni.core.walk.meeting import Draws, Effect, Meeting
+from vpccni.core.walk.nft import run as run_nft
+from vpccni.core.walk.nftread import IPTABLES, SOURCE_NAT, TARGET_NAT, NftChain, NftTable
+from vpccni.core.walk.values import Stack
+from vpccni.core.walk.vpc import Notes, Stop
 
 # linux/netfilter_ipv4.h. nf_nat runs every nat chain at its own two priorities, whatever the chain's priority says:
 # that orders them among themselves alone (nf_nat_core.c, nf_nat_register_fn).

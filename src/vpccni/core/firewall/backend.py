@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vpccni.core import egress, nftmarks, nftrules, snat
-from vpccni.core.nftlisting import OwnTables
-from vpccni.core.snat import IptablesRules, SnatPolicy
+from vpccni.core import egress
+from vpccni.core.firewall import nftmarks, nftrules, snat
+from vpccni.core.firewall.nftlisting import OwnTables
+from vpccni.core.firewall.snat import IptablesRules, SnatPolicy
 from vpccni.netlink.values import IPAddress
 
 # By what our table tells whose it is: a rule of the native backend, and one beside iptables.

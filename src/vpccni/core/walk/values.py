@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vpccni.core.chains import Tables
-from vpccni.core.walkgroups import Group
-from vpccni.core.walkmeeting import Draw, Header
-from vpccni.core.walknftread import NftTable
+from vpccni.core.firewall.chains import Tables
+from vpccni.core.walk.groups import Group
+from vpccni.core.walk.meeting import Draw, Header
+from vpccni.core.walk.nftread import NftTable
 from vpccni.netlink.values import Address, IPAddress, IPNetwork, Link, Neighbour, Route, Rule
 
 Phase = Literal["request", "reply"]

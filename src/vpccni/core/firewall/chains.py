@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-from vpccni.core.snat import OWN_COMMENTS, ChainRules, IptablesRules, TableRules, is_own_chain
+from vpccni.core.firewall.snat import OWN_COMMENTS, ChainRules, IptablesRules, TableRules, is_own_chain
 
 # Table -> chain -> rules in order, as `-A CHAIN ...` lines.
 Tables = Mapping[str, Mapping[str, Sequence[str]]]

@@ -8,7 +8,7 @@ packet is dropped. `walk` quotes it.
 from __future__ import annotations
 
 from vpccni.core import conventions as c
-from vpccni.core.walkvalues import Port, Vpc
+from vpccni.core.walk.values import Port, Vpc
 from vpccni.netlink.values import IPAddress, Rule
 
 _PURPOSES = {

@@ -2,7 +2,7 @@
 """The rules of nftables as values, from `nft -j list ruleset` and, for people, from `nft -a list ruleset`.
 
 Knows the shape of libnftables-json(5), and that iptables keeps its rules in tables of nftables, too. Must never
-evaluate a rule: an expression stays what it is in JSON. `lab.world` reads with it, `walknft` evaluates.
+evaluate a rule: an expression stays what it is in JSON. `lab.world` reads with it, `walk.nft` evaluates.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Knows jumps, verdicts, maps of verdicts, marks and translations. Must never pass over what it does not know: such a rule
 counts as not matching, and says why in `unread`. No table has a meaning here, ours as little as kube-proxy's.
-`walkhooks` calls it, chain by chain in the kernel's order. Source: nft(8), libnftables-json(5).
+`walk.hooks` calls it, chain by chain in the kernel's order. Source: nft(8), libnftables-json(5).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vpccni.core.walkmeeting import ANY_PORT, FULL, Draws, Effect, Ending, Header, Meeting
-from vpccni.core.walknftmatch import elements, lookup, matches
-from vpccni.core.walknftread import NftChain, NftRule, NftTable
-from vpccni.core.walknftvalue import Absent, Field, NotModelled, Value, address, drawn, evaluate, number
+from vpccni.core.walk.meeting import ANY_PORT, FULL, Draws, Effect, Ending, Header, Meeting
+from vpccni.core.walk.nftmatch import elements, lookup, matches
+from vpccni.core.walk.nftread import NftChain, NftRule, NftTable
+from vpccni.core.walk.nftvalue import Absent, Field, NotModelled, Value, address, drawn, evaluate, number
 from vpccni.netlink.values import IPAddress
 
 DEPTH = 16  # of jumps, as the kernel allows

@@ -2,7 +2,7 @@
 """Whether a field of a packet equals, lies in, or is less than what a rule of nftables asks for.
 
 Knows constants, prefixes, ranges, wildcard names, concatenations, sets and maps. Must never know where a field comes
-from (`walknftvalue`) or what follows from a match (`walknft`). Source: libnftables-json(5).
+from (`walk.nftvalue`) or what follows from a match (`walk.nft`). Source: libnftables-json(5).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vpccni.core.walkmeeting import Meeting
-from vpccni.core.walknftvalue import Field, Kind, NotModelled, Value, network, number
+from vpccni.core.walk.meeting import Meeting
+from vpccni.core.walk.nftvalue import Field, Kind, NotModelled, Value, network, number
 
 Sets = Mapping[str, Sequence[Any]]
 _ORDER: Mapping[str, Callable[[int, int], bool]] = {

@@ -2,7 +2,7 @@
 """What the iptables rules of one hook do to a packet, from the text of `iptables-save`.
 
 Knows chains, verdicts, marks and translations. Must never guess: a rule with a match or a target that it does not know
-counts as not matching and is named in `unread`. `walkhooks` calls it, `walkfiltermatch` knows the matches.
+counts as not matching and is named in `unread`. `walk.hooks` calls it, `walk.iptablesmatch` knows the matches.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from vpccni.core.walkfiltermatch import Parsed, fits, parse
-from vpccni.core.walkmeeting import ANY_PORT, FULL, Draws, Effect, Ending, Header, Meeting
+from vpccni.core.walk.iptablesmatch import Parsed, fits, parse
+from vpccni.core.walk.meeting import ANY_PORT, FULL, Draws, Effect, Ending, Header, Meeting
 from vpccni.netlink.values import IPAddress
 
 DEPTH = 20  # of jumps; the kernel refuses loops, observed text is not trusted to have none
