@@ -126,6 +126,7 @@ POLICIES = st.builds(
     node_port_support=st.booleans(),
     randomize=st.sampled_from(["prng", "hashrandom", "none"]),
     mark=st.sampled_from([0x80, 0x10000]),
+    dual_stack=st.booleans(),
 )
 FORMS = st.builds(
     form,

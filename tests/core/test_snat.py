@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vpccni.core.firewall.snat import SnatPolicy, is_own_chain, rules
+from vpccni.core.firewall.snat import SnatPolicy, beside, is_own_chain, rules
 
 GOLDEN = Path(__file__).parents[1] / "host" / "golden"
 CIDRS = (IPv4Network("192.168.0.0/16"), IPv4Network("100.64.0.0/16"))
@@ -93,6 +93,23 @@ def test_another_mark_or_prefix_appears_in_every_rule_that_uses_it():
         "0x80" not in text and text.count("0x4000/0x4000") == 2 and text.count("--nfmask 0x4000 --ctmask 0x4000") == 3
     )
     assert "eni+" not in text and text.count("-i pod+") == 2
+
+
+def test_on_a_dual_stack_node_ipv6_has_the_marks_of_node_ports_and_nothing_that_translates():
+    dual = replace(POLICY, dual_stack=True)
+    found = beside(dual)
+    assert found is not None and found.version == 6
+    assert str(found).splitlines() == [
+        "*mangle",
+        '-A PREROUTING -i eth0 -m comment --comment "AWS, primary ENI" -m addrtype --dst-type LOCAL --limit-iface-in '
+        "-j CONNMARK --set-xmark 0x80/0x80",
+        '-A PREROUTING -i eni+ -m comment --comment "AWS, primary ENI" -j CONNMARK --restore-mark --nfmask 0x80 '
+        "--ctmask 0x80",
+        '-A PREROUTING -i vlan+ -m comment --comment "AWS, primary ENI" -j CONNMARK --restore-mark --nfmask 0x80 '
+        "--ctmask 0x80",
+    ]
+    assert beside(POLICY) is None and beside(replace(dual, node_port_support=False)) is None
+    assert rules(dual) == rules(POLICY)
 
 
 def test_only_numbered_chains_of_ours_are_ours():

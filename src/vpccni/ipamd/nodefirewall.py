@@ -58,6 +58,7 @@ class NodeFirewall:
             randomize=settings.randomize_snat,
             mark=settings.connmark,
             veth_prefix=settings.veth_prefix,
+            dual_stack=settings.dual_stack,
         )
         await self.let_out()
 

@@ -24,6 +24,7 @@ from vpccni.netlink.values import IPAddress
 from vpccni.netlink.wire import (
     AF_INET,
     AF_INET6,
+    AF_UNSPEC,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -69,7 +70,7 @@ def flush_address(addresses: Collection[IPAddress], netns_fd: int | None = None)
 
 
 def remark(marked: int, mark: int, mask: int, netns_fd: int | None = None) -> int:
-    """Every IPv4 entry whose mark has all bits of `marked` gets `mark` in the bits of `mask`, and keeps its others.
+    """Every entry whose mark has all bits of `marked` gets `mark` in the bits of `mask`, and keeps its others.
 
     Returns how many there were. NetlinkError as above. A flow that begins meanwhile may be missed.
     """
@@ -127,7 +128,7 @@ def _matching(connection: socket.socket, family: int, wanted: frozenset[bytes]) 
 def _marked(connection: socket.socket, marked: int) -> list[bytes]:
     """The identities of entries that have all bits of `marked`. The kernel filters, older ones do not."""
     wanted = attribute(_CTA_MARK, _NUMBER.pack(marked)) + attribute(_CTA_MARK_MASK, _NUMBER.pack(marked))
-    connection.send(_message(_GET, NLM_F_DUMP, 2, AF_INET, wanted))
+    connection.send(_message(_GET, NLM_F_DUMP, 2, AF_UNSPEC, wanted))
     found: list[bytes] = []
     while True:
         buffer = connection.recv(_RECEIVE_BYTES)

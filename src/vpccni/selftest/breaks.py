@@ -62,7 +62,7 @@ def broken(what: Break, ends: Mapping[End, IPAddress], netns_fd: int, primary: s
         case RuleBreak() | RouteBreak():
             chosen = _without_values(what, ends, netns_fd)
         case FirewallBreak():
-            chosen = _without_lines(what, netns_fd)
+            chosen = _without_lines(what, ends[End.SOURCE].version, netns_fd)
         case SysctlBreak():
             chosen = _with_sysctl(what, netns_fd, primary)
     with chosen as shown:
@@ -109,17 +109,17 @@ def _selected(rule: Rule, what: RuleBreak, ends: Mapping[End, IPAddress]) -> boo
 
 
 @contextmanager
-def _without_lines(what: FirewallBreak, netns_fd: int) -> Iterator[str]:
+def _without_lines(what: FirewallBreak, version: int, netns_fd: int) -> Iterator[str]:
     line = _LINES[what.part]
-    with _without_iptables(line, netns_fd) as customary, _without_own(line, netns_fd) as own:
+    with _without_iptables(line, version, netns_fd) as customary, _without_own(line, version, netns_fd) as own:
         if not customary and not own:
             raise _nothing(what)
         yield "; ".join([*customary, *own])
 
 
 @contextmanager
-def _without_iptables(line: _Line, netns_fd: int) -> Iterator[list[str]]:
-    program, found = _lines(line, netns_fd)
+def _without_iptables(line: _Line, version: int, netns_fd: int) -> Iterator[list[str]]:
+    program, found = _lines(line, version, netns_fd)
 
     def change(verb: str, number: int, words: list[str]) -> None:
         place = [str(number)] if verb == "-I" else []
@@ -138,26 +138,27 @@ def _without_iptables(line: _Line, netns_fd: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _without_own(line: _Line, netns_fd: int) -> Iterator[list[str]]:
+def _without_own(line: _Line, version: int, netns_fd: int) -> Iterator[list[str]]:
     """Rules of our own nftables table. It comes back as a whole, because a rule cannot be put where it was."""
 
     def nft(*arguments: str, text: str = "") -> str:
         with inside(netns_fd):
             return run_program("change our nftables table", "nft", *arguments, stdin=text)
 
-    name = f"table ip {NFT_OWN_TABLE}"
-    if not line.own or find_program("nft") is None or f"{name}\n" not in nft("list", "tables", "ip"):
+    family = "ip" if version == 4 else "ip6"
+    name = f"table {family} {NFT_OWN_TABLE}"
+    if not line.own or find_program("nft") is None or f"{name}\n" not in nft("list", "tables", family):
         yield []
         return
-    whole = nft("list", "table", "ip", NFT_OWN_TABLE)
+    whole = nft("list", "table", family, NFT_OWN_TABLE)
     chain, found, commands = "", list[str](), list[str]()
-    for text in nft("-a", "list", "table", "ip", NFT_OWN_TABLE).splitlines():
+    for text in nft("-a", "list", "table", family, NFT_OWN_TABLE).splitlines():
         rule, _, handle = text.strip().partition(" # handle ")
         if rule.startswith("chain "):
             chain = rule.split()[1]
         elif any(part in rule for part in line.own):
             found.append(rule)
-            commands.append(f"delete rule ip {NFT_OWN_TABLE} {chain} handle {handle}\n")
+            commands.append(f"delete rule {family} {NFT_OWN_TABLE} {chain} handle {handle}\n")
     try:
         if commands:
             nft("-f", "-", text="".join(commands))
@@ -167,9 +168,10 @@ def _without_own(line: _Line, netns_fd: int) -> Iterator[list[str]]:
             nft("-f", "-", text=f"delete {name}\n{whole}")
 
 
-def _lines(line: _Line, netns_fd: int) -> tuple[str, list[tuple[int, list[str]]]]:
+def _lines(line: _Line, version: int, netns_fd: int) -> tuple[str, list[tuple[int, list[str]]]]:
     """The iptables variant that holds such rules, and each with its place in its chain: (place, [chain, ...])."""
-    for program in _VARIANTS if line.table else ():
+    for variant in _VARIANTS if line.table else ():
+        program = variant if version == 4 else variant.replace("iptables", "ip6tables", 1)
         if find_program(f"{program}-save") is None:
             continue
         with inside(netns_fd):

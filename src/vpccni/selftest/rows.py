@@ -154,8 +154,6 @@ def _node_ports() -> Iterator[Row]:
     marks = (MARK_INBOUND, RESTORE, MARKED_TO_MAIN)
     no_mark = "without NodePort support answers leave by the pod's ENI with the node's address"
     off = Case(When(node_port_support=False), Seen.NOBODY, why=no_mark)
-    six = "the connection mark is IPv4's: answers leave by the pod's ENI with the node's address"
-    unmarked = Case(When(version=6), Seen.NOBODY, why=six)
 
     def rows(number: int, way: Way, seen: Seen, name: str) -> Iterator[Row]:
         to_pod = Case(ALWAYS, seen, Leaves.POD_LINK, Leaves.PRIMARY, breaks=(TO_TARGET,))
@@ -163,7 +161,7 @@ def _node_ports() -> Iterator[Row]:
         # Answers to an external service follow main with or without a mark: with both, neither alone is needed.
         twice = replace(to_pod, when=When(node_port_support=True, external_service=True))
         by_rule = replace(to_pod, when=When(external_service=True), breaks=(SERVICE_TO_MAIN, TO_TARGET))
-        to_eni = (unmarked, twice, by_rule, marked, off)
+        to_eni = (twice, by_rule, marked, off)
         for client, where in ((Party.INTERNET, "internet"), (Party.SITE, "site"), (Party.VPC_HOST, "vpc-host")):
             yield Row(number, f"{where}-to-{name}-secondary", client, Party.ENI_POD, to_eni, way, versions=BOTH)
         yield Row(number, f"site-to-{name}-primary", Party.SITE, Party.POD, (to_pod,), way, versions=BOTH)

@@ -34,7 +34,7 @@ def form(*, native: bool, policy: SnatPolicy | None, egress_from: IPAddress | No
     if native:
         found = nftrules.tables(policy, egress_from, randomize)
         return FirewallForm((), {table.family: str(table) for table in found})
-    rules = [snat.rules(policy)] if policy is not None else []
+    rules = [each for each in (snat.rules(policy), snat.beside(policy)) if each] if policy is not None else []
     if egress_from is not None:
         rules.append(egress.rules(egress_from, randomize))
     completing = nftmarks.table(policy) if policy is not None else ""

@@ -17,7 +17,7 @@ filter run where their priority says, for every packet, bound or not:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, collapse_addresses
 
 from vpccni.core.conventions import (
@@ -76,13 +76,19 @@ def tables(policy: SnatPolicy | None, egress_from: IPAddress | None, randomize: 
     """
     found = []
     for version in (4, 6):
-        inside = policy if version == 4 and policy is not None else None
+        inside = policy if version == 4 else _beside(policy)
         leaving = egress_from if egress_from is not None and egress_from.version == version else None
         chains = [*_marks(inside), *_translation(inside, leaving, randomize), *_refusal(leaving)]
         exempt = _exempt(inside) if inside is not None and not inside.external_snat else None
         if chains:
             found.append(NftTable(FAMILIES[version], tuple(chains), exempt))
     return tuple(found)
+
+
+def _beside(policy: SnatPolicy | None) -> SnatPolicy | None:
+    """The policy of IPv6 on a dual-stack node, as `snat.beside`: nothing is translated, NodePorts are served."""
+    dual = policy is not None and policy.dual_stack and policy.node_port_support
+    return replace(policy, external_snat=True) if policy is not None and dual else None
 
 
 def _marks(policy: SnatPolicy | None) -> list[NftChain]:

@@ -8,7 +8,7 @@ observed state compare as text. Must never know how rules reach the kernel or wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpccni.core.conventions import (
     CHAIN_PREFIXES,
@@ -42,7 +42,8 @@ RANDOM_FLAGS = {"prng": " --random-fully", "hashrandom": " --random", "none": ""
 
 @dataclass(frozen=True, slots=True)
 class SnatPolicy:
-    """What decides the rules. `vpc_cidrs` and `excluded` in the order in which they are configured."""
+    """What decides the rules. `vpc_cidrs` and `excluded` in the order in which they are configured. `dual_stack`: pods
+    of further ENIs have IPv6 addresses as well."""
 
     primary_link: str
     primary_address: IPAddress
@@ -53,6 +54,7 @@ class SnatPolicy:
     randomize: str = "prng"
     mark: int = MARK
     veth_prefix: str = VETH_PREFIX
+    dual_stack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,15 @@ def rules(policy: SnatPolicy) -> IptablesRules:
     nat = TableRules("nat", (*_connmark_chains(policy), *_snat_chains(policy)))
     mangle = TableRules("mangle", (ChainRules("PREROUTING", _mangle(policy), owned=False),))
     return IptablesRules((nat, mangle), policy.primary_address.version)
+
+
+def beside(policy: SnatPolicy) -> IptablesRules | None:
+    """The IPv6 rules of a dual-stack node, where nothing is translated: what entered by the primary ENI for a NodePort
+    leaves by it, whichever ENI its pod is on. None where there are none."""
+    if not (policy.dual_stack and policy.node_port_support):
+        return None
+    marks = ChainRules("PREROUTING", _mangle(replace(policy, external_snat=True)), owned=False)
+    return IptablesRules((TableRules("mangle", (marks,)),), 6)
 
 
 def nothing(version: int = 4) -> IptablesRules:
