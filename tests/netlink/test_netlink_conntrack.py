@@ -166,3 +166,13 @@ def test_flows_with_a_mark_get_another_one_and_all_other_bits_stay(pair):
     assert remark(0x80, 0x100, 0x180, pair.near.fd) == 0
     pair.flush(CLIENT)
     assert remark(0x100, 0x80, 0x180, pair.near.fd) == 0
+
+
+def test_flows_of_both_families_are_marked(pair):
+    pair.nft("add rule inet t c udp dport 53 ct mark set 0x80")
+    pair.udp(CLIENT)
+    pair.udp("fd00::1", "fd00::2")
+    assert remark(0x80, 0x100, 0x180, pair.near.fd) == 2
+    for family in ("ipv4", "ipv6"):
+        (entry,) = [line for line in pair.entries("-f", family) if "dport=53 " in line]
+        assert "mark=256 " in entry
