@@ -291,6 +291,7 @@ def test_ipv6_settings_of_all_links_are_what_the_files_say(sandbox):
     box.ip("link", "add", "s0", "type", "veth", "peer", "name", "s1")
     box.ip("link", "set", "s1", "mtu", "1000")  # too small for IPv6: no settings
     written = {"forwarding": 1, "accept_ra": 2, "accept_redirects": 0, "disable_ipv6": 1, "accept_dad": 0}
+    written["addr_gen_mode"] = 1
     conf = Path("/proc/sys/net/ipv6/conf")
     with inside(box.fd):
         for key, value in written.items():
