@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,16 @@ def test_bad_input_is_refused_with_code_2_on_standard_error(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_daemon_with_bad_settings_says_once_what_is_wrong_and_what_to_do() -> None:
+    environ = {**os.environ, "VPCCNI_FIREWALL": "ufw", "WARM_ENI_TARGET": "many"}
+    command = [sys.executable, "-m", "vpccni", "ipamd"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("cannot use the settings: ") and "VPCCNI_FIREWALL='ufw'" in first and "many" in first
+    assert "[invalid-settings]" in second and "Next: " in second
+
+
 def test_down_without_a_lab_says_that_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lab", "down", "-o", "json") == 0
     rows = json.loads(capsys.readouterr().out)

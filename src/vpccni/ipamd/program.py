@@ -73,7 +73,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             log.warning("settings: %s", finding)
         asyncio.run(Daemon(settings, SystemClock(), random.Random()).run())
     except VpcCniError as error:
-        log.error("%s", error, extra={"facts": error.evidence})
+        if log.hasHandlers():  # before that it would be on stderr twice
+            log.error("%s", error, extra={"facts": error.evidence})
         print(f"{error.message}\n  {error.details}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
     return 0
