@@ -42,12 +42,19 @@ class Report:
     @property
     def lost(self) -> list[str]:
         """Each flow without an answer, with the event during or after which it began."""
-        told = []
-        for name, target in self.targets.items():
-            for kind, at in target["lost"]:
-                last = [f"{what} +{at - start:.3f} s" for what, start, _ in self.events if start <= at]
-                told.append(f"{kind} to {name}: {last[-1] if last else 'before anything'}")
-        return told
+        return [self._told(name, kind, at) for name, target in self.targets.items() for kind, at in target["lost"]]
+
+    def first(self) -> list[str]:
+        """Each source with the flow that was the first one to be seen with it."""
+        return [
+            f"{source}: {self._told(name, kind, at)}"
+            for name, target in self.targets.items()
+            for source, (kind, at) in target["first"].items()
+        ]
+
+    def _told(self, name: str, kind: str, at: float) -> str:
+        last = [f"{what} +{at - start:.3f} s" for what, start, _ in self.events if start <= at]
+        return f"{kind} to {name}: {last[-1] if last else 'before anything'}"
 
     def sources(self) -> dict[str, set[str]]:
         """Target -> every address that its flows, new and standing, were seen with."""

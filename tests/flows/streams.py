@@ -31,12 +31,14 @@ class Target:
     address: tuple[str, int]
     begun: int = 0
     seen: dict[str, int] = field(default_factory=dict)
+    first: dict[str, tuple[str, float]] = field(default_factory=dict)  # source -> the first flow that was seen with it
     lost: list[tuple[str, float]] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)  # kind -> longest silence of the standing flow, in seconds
     standing: dict[str, list[str]] = field(default_factory=dict)  # kind -> every source it was seen with
 
-    def answered(self, source: str) -> None:
+    def answered(self, source: str, kind: str, began: float) -> None:
         self.seen[source] = self.seen.get(source, 0) + 1
+        self.first.setdefault(source, (kind, began))
 
 
 @dataclass
@@ -120,7 +122,7 @@ class Client:
                 if not answer:
                     self._poll.unregister(flow.sock)  # the silence goes on until the end
             elif lines:
-                flow.target.answered(lines[0].decode().split()[0])
+                flow.target.answered(lines[0].decode().split()[0], flow.kind, flow.at)
                 self._close(flow)
             elif not answer:
                 self._lose(flow)

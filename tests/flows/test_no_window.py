@@ -65,7 +65,7 @@ def check(stage: Stage, report: Report) -> None:
     node, public, pod = stage.node["private_address"], stage.node["public_address"], stage.address(stage.asker)
     assert report.sources() == {
         "internet": {public}, "outside": {public}, "site": {node}, "pod": {pod}, "far": {pod}, "inside": {pod},
-    }  # fmt: skip
+    }, report.first()  # fmt: skip
     broken = {flow: told for flow, told in report.standing().items() if told[0] != 1 or told[1] > LONGEST_SILENCE_S}
     assert broken == {}
     assert report.begun > 150 * report.seconds and max(report.pauses) < LONGEST_SILENCE_S, "too few to see a window"
