@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from struct import Struct
 
 from vpccni.netlink.errors import NetlinkError
@@ -108,40 +108,37 @@ def _entries(connection: socket.socket) -> int:
 def _matching(connection: socket.socket, family: int, wanted: frozenset[bytes]) -> list[bytes]:
     """The bodies (family and attributes) of the deletions that `wanted` asks for."""
     connection.send(_message(_GET, NLM_F_DUMP, 2, family))
-    found: list[bytes] = []
-    while True:
-        buffer = connection.recv(_RECEIVE_BYTES)
-        # Most datagrams do not mention the addresses at all: one search spares parsing some 200 entries.
-        if not any(one in buffer for one in wanted) and not _holds_end(buffer):
-            continue
-        for message in messages(buffer):
-            if message.type in (NLMSG_DONE, NLMSG_ERROR):
-                number, text = acknowledgement(buffer, message)
-                if number:
-                    raise NetlinkError("list connection tracking entries", number, text)
-                return found
-            entry = attributes(buffer, message.start + 4, message.end)
-            if _concerns(entry, wanted):
-                found.append(bytes([buffer[message.start], 0, 0, 0]) + _identity(entry))
+    # Most datagrams do not mention the addresses at all: one search spares parsing some 200 entries.
+    listed = _listed(connection, lambda buffer: any(one in buffer for one in wanted))
+    return [header + _identity(entry) for header, entry in listed if _concerns(entry, wanted)]
 
 
 def _marked(connection: socket.socket, marked: int) -> list[bytes]:
     """The identities of entries that have all bits of `marked`. The kernel filters, older ones do not."""
     wanted = attribute(_CTA_MARK, _NUMBER.pack(marked)) + attribute(_CTA_MARK_MASK, _NUMBER.pack(marked))
     connection.send(_message(_GET, NLM_F_DUMP, 2, AF_UNSPEC, wanted))
-    found: list[bytes] = []
+    listed = _listed(connection, lambda _buffer: True)
+    return [header + _identity(entry) for header, entry in listed if _mark(entry) & marked == marked]
+
+
+def _mark(entry: dict[int, bytes]) -> int:
+    return int(_NUMBER.unpack(entry[_CTA_MARK])[0]) if _CTA_MARK in entry else 0
+
+
+def _listed(connection: socket.socket, worth: Callable[[bytes], bool]) -> Iterator[tuple[bytes, dict[int, bytes]]]:
+    """The entries of a dump that was asked for, each with its family as a header; only datagrams that are `worth` it
+    are parsed."""
     while True:
         buffer = connection.recv(_RECEIVE_BYTES)
+        if not worth(buffer) and not _holds_end(buffer):
+            continue
         for message in messages(buffer):
             if message.type in (NLMSG_DONE, NLMSG_ERROR):
                 number, text = acknowledgement(buffer, message)
                 if number:
                     raise NetlinkError("list connection tracking entries", number, text)
-                return found
-            entry = attributes(buffer, message.start + 4, message.end)
-            has = _NUMBER.unpack(entry[_CTA_MARK])[0] if _CTA_MARK in entry else 0
-            if has & marked == marked:
-                found.append(bytes([buffer[message.start], 0, 0, 0]) + _identity(entry))
+                return
+            yield bytes([buffer[message.start], 0, 0, 0]), attributes(buffer, message.start + 4, message.end)
 
 
 def _holds_end(buffer: bytes) -> bool:
