@@ -71,6 +71,18 @@ def check(stage: Stage, report: Report) -> None:
     assert report.begun > 150 * report.seconds and max(report.pauses) < LONGEST_SILENCE_S, "too few to see a window"
 
 
+def flushed_by_hand(stage: Stage, backend: str) -> Report:
+    """The negative: with the daemon held, an empty chain lets flows out as they are."""
+    stage.stop_daemon(signal.SIGSTOP)
+    try:
+        with stage.flows() as report, stage.event(report, "flushed by hand"):
+            stage.on_node(*ESCAPES[backend].split())
+    finally:
+        stage.stop_daemon(signal.SIGCONT)
+    assert any("internet" in each for each in report.lost), "flows escaped"
+    return report
+
+
 def new_cidr(stage: Stage) -> str:
     """One more CIDR of the VPC."""
     ec2 = stage.lab.ec2()
@@ -104,14 +116,7 @@ def test_no_flow_is_lost_whatever_happens_to_the_daemon(
         with stage.event(report, "another connection mark"):
             stage.lab.restart({"AWS_VPC_K8S_CNI_CONNMARK": "0x100"})
     check(stage, report)
-    # The negative: with the daemon held, an empty chain lets flows out as they are.
-    stage.stop_daemon(signal.SIGSTOP)
-    try:
-        with stage.flows() as report, stage.event(report, "flushed by hand"):
-            stage.on_node(*ESCAPES[backend].split())
-    finally:
-        stage.stop_daemon(signal.SIGCONT)
-    assert any("internet" in each for each in report.lost), "flows escaped"
+    report = flushed_by_hand(stage, backend)
     assert report.sources()["pod"] == {stage.address(stage.asker)}
 
 
@@ -148,13 +153,7 @@ def test_no_flow_is_lost_by_each_change_in_each_backend(
         setting("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", f"{SITE}/32")
     assert report.lost == [] and report.sources()["site"] == {stage.node["private_address"], stage.address(stage.asker)}
     assert report.standing()["site", "tcp"][0] == report.standing()["site", "udp"][0] == 1
-    stage.stop_daemon(signal.SIGSTOP)
-    try:
-        with stage.flows() as report, stage.event(report, "flushed by hand"):
-            stage.on_node(*ESCAPES[backend].split())
-    finally:
-        stage.stop_daemon(signal.SIGCONT)
-    assert any("internet" in each for each in report.lost), "flows escaped"
+    flushed_by_hand(stage, backend)
 
 
 @pytest.mark.long
