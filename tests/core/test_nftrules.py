@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from itertools import product
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from vpccni.core.firewall.backend import bridge, form
 from vpccni.core.firewall.nftlisting import rule_states, same_shape, transaction
-from vpccni.core.firewall.nftmarks import KEEPING
 from vpccni.core.firewall.nftrules import tables
 from vpccni.core.firewall.snat import SnatPolicy
 from vpccni.core.reasons import firewall_reason
@@ -35,9 +35,9 @@ def comments(policy: SnatPolicy) -> list[str]:
 # (external SNAT, NodePort support) -> what the rules say of themselves, in order; as the iptables form has them.
 RESTORE, TRANSLATION = (
     "AWS, CONNMARK",
-    ["flows of the node itself", "what stays on the node", "AWS SNAT CHAIN", "AWS, SNAT"],
+    ["flows of the node itself", "what stays on the node", *["AWS SNAT CHAIN"] * len(CIDRS), "AWS, SNAT"],
 )
-OUTBOUND = ["flows of pods that stay in the VPC", "AWS, outbound connections"]
+OUTBOUND = [*["flows of pods that stay in the VPC"] * len(CIDRS), "AWS, outbound connections"]
 SWITCHES = {
     (False, True): ["AWS, primary ENI", *OUTBOUND, RESTORE, RESTORE, *TRANSLATION],
     (False, False): [*OUTBOUND, RESTORE, *TRANSLATION],
@@ -64,11 +64,14 @@ def test_the_choice_of_the_source_port_is_in_both_translations(randomize, flag):
     assert f'snat to {SIX}{flag} comment "AWS, egress"' in shown[1]
 
 
-def test_the_set_names_each_address_once_and_the_mark_is_the_settings():
+def test_each_address_is_named_once_and_the_mark_is_the_settings():
     shown = text(replace(POLICY, excluded=(IPv4Network("192.168.7.0/24"), IPv4Network("10.1.1.1/32")), mark=0x100))[
         "ip"
     ]
-    assert "elements = { 10.1.1.1, 100.64.0.0/16, 192.168.0.0/16 }" in shown
+    once = ["10.1.1.1", "100.64.0.0/16", "192.168.0.0/16"]
+    assert re.findall(r"ip daddr (\S+) return", shown) == once == re.findall(r"ip daddr (\S+) ct mark set", shown)
+    assert "".join(f" ip daddr != {network}" for network in once) in shown
+    assert shown.count("10.1.1.1") == 3 and "192.168.7.0" not in shown
     assert "ct mark set ct mark | 0x00000100" in shown and "0x00000080" not in shown
 
 
@@ -79,10 +82,9 @@ def test_every_line_that_the_doctor_shows_has_a_reason_of_its_own():
         assert [line for _, line, _ in shown if firewall_reason(line) == "the data path needs it"] == []
 
 
-def test_a_listing_in_other_white_space_is_the_same_and_a_broken_list_of_elements_too():
-    many = tuple(IPv4Network(f"10.{number}.0.0/16") for number in range(1, 40, 2))
-    want = text(replace(POLICY, vpc_cidrs=many))
-    have = {"ip": want["ip"].replace("    ", "\t").replace(", 10.", ",\n\t\t\t     10.")}
+def test_a_listing_in_other_white_space_is_the_same():
+    want = text()
+    have = {"ip": want["ip"].replace("    ", "\t")}
     assert have != want and transaction(have, want) == ""
     assert {state for _, _, state in rule_states(have, want)} == {"ok"}
 
@@ -171,12 +173,11 @@ def test_between_two_backends_the_native_rules_and_the_nodes_own_flows_stand_tog
     was = form(native=back, policy=old, egress_from=SIX, randomize="prng")
     wanted = form(native=not back, policy=new, egress_from=SIX, randomize="prng")
     found = bridge(was.nftables, wanted)
-    both = "ip daddr @exempt return" in str((was.nftables, wanted.nftables)) and "snat to ip saddr" in str(
-        (was.nftables, wanted.nftables)
-    )
+    native, beside = (each.nftables for each in ((was, wanted) if back else (wanted, was)))
+    both = "fib saddr type local return" in str(native) and "snat to ip saddr" in str(beside)
     assert (found is not None) == both
     if found is not None:
-        native = (was if back else wanted).nftables
-        assert sorted(found["ip"].split()) == sorted((native["ip"] + KEEPING).split())
+        keeping = beside["ip"].partition("chain postrouting {")[2].partition("}")[0]
+        assert sorted(found["ip"].split()) == sorted(f"{native['ip']} chain postrouting {{ {keeping} }}".split())
         assert found.keys() == native.keys()
     assert bridge(was.nftables, was) is None and bridge({}, wanted) is None

@@ -74,7 +74,7 @@ def test_what_somebody_changed_comes_back_in_one_transaction_and_foreign_tables_
         "delete table ip vpccni",
         "delete table ip6 vpccni",
         "insert rule ip vpccni inbound accept",
-        "add element ip vpccni exempt { 10.0.0.0/8 }",
+        "insert rule ip vpccni translation ip daddr 10.0.0.0/8 return",
         "add chain ip vpccni mine",
         "flush chain ip6 vpccni refusal",
     ):

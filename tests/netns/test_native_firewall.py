@@ -89,7 +89,8 @@ def test_a_mark_in_a_chain_of_type_nat_would_never_see_what_kube_proxy_rewrote(n
     serve(native, mode, service(OUTSIDE))
     without(native, "outbound", "AWS, outbound connections")
     nft(native, "add chain ip vpccni wrong { type nat hook prerouting priority dstnat + 5; }")
-    nft(native, "add rule ip vpccni wrong iifgroup 9100 ip daddr != @exempt ct mark set ct mark | 0x80")
+    outside = " ".join(f"ip daddr != {cidr}" for cidr in CIDRS)
+    nft(native, f"add rule ip vpccni wrong iifgroup 9100 {outside} ct mark set ct mark | 0x80")
     assert native.seen(POD_B, OUTSIDE) == NODE, "a direct flow is marked either way"
     assert native.fails(POD_B, CLUSTER_IP, port=80, listener=OUTSIDE)
 

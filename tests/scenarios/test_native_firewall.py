@@ -54,7 +54,7 @@ def repairs(lab: Lab) -> float:
     "damage",
     [
         "flush chain ip vpccni translation",
-        "add element ip vpccni exempt { 203.0.113.0/24 }",
+        "insert rule ip vpccni translation ip daddr 203.0.113.0/24 return",
         pytest.param("delete table ip vpccni", marks=pytest.mark.long),
         pytest.param("insert rule ip vpccni inbound accept", marks=pytest.mark.long),
     ],

@@ -8,6 +8,7 @@ asks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from vpccni.core import egress
@@ -17,7 +18,8 @@ from vpccni.core.firewall.snat import IptablesRules, SnatPolicy
 from vpccni.netlink.values import IPAddress
 
 # By what our table tells whose it is: a rule of the native backend, and one beside iptables.
-_NATIVE, _BESIDE = "chain translation {", "snat to ip saddr"
+_NATIVE = "chain translation {"
+_BESIDE = re.compile(r"^\s*chain postrouting \{.*?\}$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,10 @@ def bridge(have: OwnTables, wanted: FirewallForm) -> OwnTables | None:
     The native translation, and the chain that keeps the node's own flows from the rule of iptables.
     """
     old, new = have.get("ip", ""), wanted.nftables.get("ip", "")
-    if _BESIDE in old and _NATIVE in new:
+    if (keeping := _BESIDE.search(old)) and _NATIVE in new:
         base, others = new, wanted.nftables
-    elif _NATIVE in old and _BESIDE in new:
+    elif _NATIVE in old and (keeping := _BESIDE.search(new)):
         base, others = old, have
     else:
         return None
-    return {**others, "ip": f"{base.rstrip().removesuffix('}')}\n{nftmarks.KEEPING}}}\n"}
+    return {**others, "ip": f"{base.rstrip().removesuffix('}')}\n{keeping[0]}\n}}\n"}

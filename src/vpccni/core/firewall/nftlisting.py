@@ -29,7 +29,7 @@ def transaction(have: OwnTables, want: OwnTables) -> str:
 
 
 def rule_states(have: OwnTables, want: OwnTables) -> list[tuple[str, str, str]]:
-    """(place, rule, state) of each wanted rule and set: ok or missing, wrong when only its place among the others is;
+    """(place, rule, state) of each wanted rule: ok or missing, wrong when only its place among the others is;
     and of each one that is too many. `place` is family, table and chain."""
     states = []
     for family in FAMILIES:
@@ -50,21 +50,18 @@ def rule_states(have: OwnTables, want: OwnTables) -> list[tuple[str, str, str]]:
 
 
 def same_shape(one: str, other: str) -> bool:
-    """Whether two listings of a table have as many lines in each chain and set, and so may say the same."""
+    """Whether two listings of a table have as many lines in each chain, and so may say the same."""
     sizes = [{name: len(lines) for name, lines in _parts(text).items()} for text in (one, other)]
     return sizes[0] == sizes[1]
 
 
 def _parts(text: str) -> dict[str, list[str]]:
-    """Chain or set -> its lines. The elements of a set, which nft breaks at will, are one line."""
+    """Chain -> its lines; sets and whatever else has a name and a block are told the same way."""
     parts: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in map(str.strip, text.splitlines()[1:]):
-        kind, _, rest = line.partition(" ")
-        if kind in ("chain", "set") and line.endswith("{"):
-            lines = parts.setdefault(rest.removesuffix(" {"), [])
-        elif lines and "elements = {" in lines[-1] and "}" not in lines[-1]:
-            lines[-1] += f" {line}"
+        if line.endswith(" {"):
+            lines = parts.setdefault(line.split()[1], [])
         elif line and line != "}":
             lines.append(line)
     return parts

@@ -10,20 +10,11 @@ The table is text as `nft list table` prints it, so that desired and observed st
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, collapse_addresses
-
 from vpccni.core.conventions import NFT_OWN_TABLE, VETH_GROUP
-from vpccni.core.firewall.nftrules import element
+from vpccni.core.firewall.nftrules import besides, exempt
 from vpccni.core.firewall.snat import SnatPolicy
 
 KUBE_PROXY_MASQUERADE = 0x4000
-# The chain by which the node's own flows keep their source while an SNAT rule of iptables is there.
-_UNMARKED = f"meta mark & 0x{KUBE_PROXY_MASQUERADE:08x} == 0x00000000"
-KEEPING = f"""    chain postrouting {{
-        type nat hook postrouting priority srcnat - 10; policy accept;
-        fib saddr type local ip daddr != @exempt {_UNMARKED} snat to ip saddr
-    }}
-"""
 
 
 def table(policy: SnatPolicy) -> str:
@@ -39,27 +30,25 @@ def table(policy: SnatPolicy) -> str:
     Postrouting, before the SNAT rule: a flow of the node itself keeps its source. Binding it to what it has already is
     the only way to keep a later nat chain from it. What kube-proxy wants masqueraded is left to kube-proxy.
     """
-    networks = (each for each in (*policy.vpc_cidrs, *policy.excluded) if isinstance(each, IPv4Network))
-    exempt = list(collapse_addresses(networks))
-    if policy.external_snat or policy.primary_address.version != 4 or not exempt or exempt[0].prefixlen == 0:
+    networks = exempt(policy)
+    if policy.external_snat or policy.primary_address.version != 4 or networks in ([], ["0.0.0.0/0"]):
         return ""
     mark = f"0x{policy.mark:08x}"
     others = f"0x{policy.mark ^ 0xFFFFFFFF:08x}"
     rewritten = f"iifgroup {VETH_GROUP} ct state new ct status dnat"
-    outbound = f"{rewritten} fib daddr type != local ip daddr != @exempt"
+    forget = f"ct mark set ct mark & {others} meta mark set meta mark & {others}"
+    taken_back = "".join(f"        {rewritten} ip daddr {each} {forget}\n" for each in networks)
+    unmarked = f"meta mark & 0x{KUBE_PROXY_MASQUERADE:08x} == 0x00000000"
     return f"""table ip {NFT_OWN_TABLE} {{
-    set exempt {{
-        type ipv4_addr
-        flags interval
-        elements = {{ {", ".join(map(element, exempt))} }}
-    }}
-
     chain prerouting {{
         type filter hook prerouting priority dstnat + 10; policy accept;
-        {rewritten} ip daddr @exempt ct mark set ct mark & {others} meta mark set meta mark & {others}
-        {outbound} ct mark set ct mark | {mark}
+{taken_back}        {rewritten} fib daddr type != local{besides(networks)} ct mark set ct mark | {mark}
         iifgroup {VETH_GROUP} ct mark & {mark} == {mark} meta mark set meta mark | {mark}
     }}
 
-{KEEPING}}}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat - 10; policy accept;
+        fib saddr type local{besides(networks)} {unmarked} snat to ip saddr
+    }}
+}}
 """

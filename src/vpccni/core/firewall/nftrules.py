@@ -13,6 +13,9 @@ filter run where their priority says, for every packet, bound or not:
   marked behind it, before the route is chosen, by a chain of type filter.
 - kube-proxy's masquerading stands at `srcnat`, in iptables as in its own table: our translation comes behind it, and so
   gets what nobody else has bound.
+
+The networks that are reached untranslated stand in the rules and in no set: a table is replaced as a whole, and in the
+moment of the change the kernel (seen on Linux 6.18) finds nothing in an interval set that comes or goes with it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from vpccni.core.conventions import (
 )
 from vpccni.core.egress import MULTICAST
 from vpccni.core.firewall.snat import CONNMARK_JUMP, CONNMARK_RULE, PRIMARY_ENI, SNAT_JUMP, SNAT_RULE, SnatPolicy
-from vpccni.netlink.values import IPAddress, IPNetwork
+from vpccni.netlink.values import IPAddress
 
 # What the rules say of themselves, beside the comments that their twins in iptables carry.
 NODE_FLOWS = "flows of the node itself"
@@ -53,19 +56,14 @@ class NftChain:
 
 @dataclass(frozen=True, slots=True)
 class NftTable:
-    """Our table of one family. `exempt` None: no rule asks which networks are reached without translation."""
+    """Our table of one family."""
 
     family: str
     chains: tuple[NftChain, ...]
-    exempt: tuple[IPNetwork, ...] | None = None
 
     def __str__(self) -> str:
         """As `nft list table` prints it, so that desired and observed state compare as words."""
-        blocks = [] if self.exempt is None else [_set(self.exempt)]
-        for chain in self.chains:
-            lines = [f"type {chain.place}; policy accept;", *map(_text, chain.rules)]
-            blocks.append(_block(f"chain {chain.name}", lines))
-        return f"table {self.family} {NFT_OWN_TABLE} {{\n" + "\n".join(blocks) + "}\n"
+        return f"table {self.family} {NFT_OWN_TABLE} {{\n" + "\n".join(map(_block, self.chains)) + "}\n"
 
 
 def tables(policy: SnatPolicy | None, egress_from: IPAddress | None, randomize: str = "prng") -> tuple[NftTable, ...]:
@@ -79,9 +77,8 @@ def tables(policy: SnatPolicy | None, egress_from: IPAddress | None, randomize: 
         inside = policy if version == 4 else _beside(policy)
         leaving = egress_from if egress_from is not None and egress_from.version == version else None
         chains = [*_marks(inside), *_translation(inside, leaving, randomize), *_refusal(leaving)]
-        exempt = _exempt(inside) if inside is not None and not inside.external_snat else None
         if chains:
-            found.append(NftTable(FAMILIES[version], tuple(chains), exempt))
+            found.append(NftTable(FAMILIES[version], tuple(chains)))
     return tuple(found)
 
 
@@ -110,9 +107,9 @@ def _marks(policy: SnatPolicy | None) -> list[NftChain]:
     if not policy.external_snat:
         others = f"0x{policy.mark ^ 0xFFFFFFFF:08x}"
         forget = f"ct mark set ct mark & {others} meta mark set meta mark & {others}"
-        pods.append((f"iifgroup {VETH_GROUP} ct status ! confirmed ip daddr @exempt {forget}", TAKEN_BACK))
-        outside = f"ct status ! confirmed fib daddr type != local ip daddr != @exempt {remember}"
-        pods.append((f"iifgroup {VETH_GROUP} {outside}", CONNMARK_JUMP))
+        unsent = f"iifgroup {VETH_GROUP} ct status ! confirmed"
+        pods += [(f"{unsent} ip daddr {each} {forget}", TAKEN_BACK) for each in exempt(policy)]
+        pods.append((f"{unsent} fib daddr type != local{besides(exempt(policy))} {remember}", CONNMARK_JUMP))
     if policy.node_port_support or not policy.external_snat:
         pods.append((f"iifgroup {VETH_GROUP} {restore}", CONNMARK_RULE))
     if policy.node_port_support:
@@ -133,7 +130,7 @@ def _translation(policy: SnatPolicy | None, leaving: IPAddress | None, randomize
         rules += [
             ("fib saddr type local return", NODE_FLOWS),
             ("fib daddr type local return", LOCAL_TARGETS),
-            ("ip daddr @exempt return", SNAT_JUMP),
+            *((f"ip daddr {each} return", SNAT_JUMP) for each in exempt(policy)),
             (translate, SNAT_RULE),
         ]
     place = "nat hook postrouting priority srcnat + 10"
@@ -153,28 +150,18 @@ def _snat(address: IPAddress, randomize: str) -> str:
     return f"snat to {address}{_RANDOM.get(randomize, _RANDOM['prng'])}"
 
 
-def _exempt(policy: SnatPolicy) -> tuple[IPNetwork, ...]:
-    """An interval set takes each address once."""
-    networks = (*policy.vpc_cidrs, *policy.excluded)
-    return tuple(collapse_addresses(each for each in networks if isinstance(each, IPv4Network)))
+def exempt(policy: SnatPolicy) -> list[str]:
+    """The IPv4 networks that are reached untranslated, each address once, as nft lists them: a single address without
+    its length."""
+    networks = (each for each in (*policy.vpc_cidrs, *policy.excluded) if isinstance(each, IPv4Network))
+    return [str(each).removesuffix("/32") for each in collapse_addresses(networks)]
 
 
-def _set(networks: tuple[IPNetwork, ...]) -> str:
-    lines = ["type ipv4_addr", "flags interval"]
-    if networks:
-        lines.append(f"elements = {{ {', '.join(map(element, networks))} }}")
-    return _block("set exempt", lines)
+def besides(networks: list[str]) -> str:
+    """What matches a target in none of them, to be put behind other conditions of a rule."""
+    return "".join(f" ip daddr != {each}" for each in networks)
 
 
-def element(network: IPNetwork) -> str:
-    """A network as a set lists it: a single address without its length."""
-    return str(network) if network.prefixlen < network.max_prefixlen else str(network.network_address)
-
-
-def _text(rule: tuple[str, str]) -> str:
-    text, comment = rule
-    return f'{text} comment "{comment}"'
-
-
-def _block(head: str, lines: list[str]) -> str:
-    return "".join([f"    {head} {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
+def _block(chain: NftChain) -> str:
+    lines = [f"type {chain.place}; policy accept;", *(f'{text} comment "{comment}"' for text, comment in chain.rules)]
+    return "".join([f"    chain {chain.name} {{\n", *(f"        {line}\n" for line in lines), "    }\n"])
