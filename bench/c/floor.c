@@ -84,6 +84,21 @@ static void queue_link(struct batch *b, int pod, const char *name)
     end_nest(b, info);
 }
 
+/* The kernel makes no link-local address; it takes that in a change only. */
+static void queue_no_link_local(struct batch *b, int pod)
+{
+    struct ifinfomsg host = {.ifi_index = HOST_INDEX(pod)};
+    struct rtattr *families, *ipv6;
+    unsigned char none = IN6_ADDR_GEN_MODE_NONE;
+
+    message(b, RTM_SETLINK, 0, &host, sizeof host);
+    families = nest(b, IFLA_AF_SPEC);
+    ipv6 = nest(b, AF_INET6);
+    attribute(b, IFLA_INET6_ADDR_GEN_MODE, &none, 1);
+    end_nest(b, ipv6);
+    end_nest(b, families);
+}
+
 static void queue_route(struct batch *b, const struct ip *dst, uint32_t index, const struct ip *via)
 {
     struct rtmsg route = {.rtm_family = (unsigned char)family, .rtm_table = RT_TABLE_MAIN,
@@ -132,7 +147,7 @@ static void queue_inside(struct batch *b, int pod)
 static void queue_link_local(struct batch *b, int pod)
 {
     unsigned char mac[6], address[16] = {0xfe, 0x80};
-    struct ifaddrmsg own = {.ifa_family = AF_INET6, .ifa_prefixlen = 64, .ifa_scope = RT_SCOPE_LINK,
+    struct ifaddrmsg own = {.ifa_family = AF_INET6, .ifa_prefixlen = 128, .ifa_scope = RT_SCOPE_LINK,
                             .ifa_flags = IFA_F_NODAD, .ifa_index = (uint32_t)HOST_INDEX(pod)};
 
     mac_of(pod, mac);
@@ -161,17 +176,18 @@ static void write_sysctl(const char *name, const char *key, const char *value)
 static void wire(int pod, int host)
 {
     char name[16];
-    struct batch link = {0}, inside = {0}, outside = {0};
+    struct batch link = {0}, silent = {0}, inside = {0}, outside = {0};
     struct ip own = address_of(pod);
 
     snprintf(name, sizeof name, "eni%011x", pod);
     queue_link(&link, pod, name);
     run_batch(host, &link, "the link");
     if (family == AF_INET6) {
+        queue_no_link_local(&silent, pod);
+        run_batch(host, &silent, "the link's setting");
         write_sysctl(name, "accept_ra", "0");
         write_sysctl(name, "accept_redirects", "1");
         write_sysctl(name, "forwarding", "0");
-        write_sysctl(name, "addr_gen_mode", "1");
         queue_link_local(&outside, pod);
     } else {
         write_sysctl(name, "disable_ipv6", "1");

@@ -53,7 +53,6 @@ def test_a_pod_of_an_ipv6_cluster_leaves_by_v4if0():
     assert text(wired.host_requests) == [
         f"ip addr add 169.254.172.1/32 scope link dev {name}",
         f"ip route add 169.254.172.2 dev {name} table main proto 91 scope link",
-        f"ip link set {name} alias 'aws-cni aws-cni c1 eth0 default/web-1'",
     ]
     assert wired.pod_sysctls == ()
     assert [request.verb for request in wired.unwire_requests] == ["delete"], "the route, and no rule"
@@ -190,7 +189,7 @@ def test_the_kernel_alone_tells_the_two_links_of_a_pod_and_what_is_missing():
     assert repairs(objects, live) == []
     missing = [value for value in objects if not isinstance(value, Address)]
     assert text(repairs(missing, live)) == [
-        f"ip addr replace fe80::858:ff:fe00:3/64 nodad noprefixroute dev {link.name}",
+        f"ip addr replace fe80::858:ff:fe00:3/128 nodad noprefixroute dev {link.name}",
         f"ip addr replace 169.254.172.1/32 scope link dev {local.name}",
     ]
 

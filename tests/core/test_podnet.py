@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vpccni.core import conventions as c
 from vpccni.core.diff import identity, inverse
-from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, wiring
+from vpccni.core.podnet import PodAddress, PodAttachment, PodLinkPlan, link_sysctls, wiring
 from vpccni.core.podseen import is_pod_link, is_pod_route, is_pod_rule, link_of, pods
 from vpccni.netlink.values import Address, Link, Route, Rule
 
@@ -31,8 +31,14 @@ def text(requests) -> list[str]:
 
 def test_a_pod_on_a_secondary_eni_gets_these_commands_in_this_order():
     wired = wiring(pod(SECONDARY), PLAN)
-    assert wired.link.name == "eni0761ccbeace" and wired.link.up and wired.link.mtu == 9001 and wired.link.queues == 1
+    assert (
+        wired.link.name == "eni0761ccbeace" and not wired.link.up and wired.link.mtu == 9001 and wired.link.queues == 1
+    )
     assert wired.inside.name == "eth0" and wired.inside.mtu == 9001 and wired.inside.queues == 1 and not wired.inside.up
+    assert text(wired.link_requests) == [
+        "ip link set eni0761ccbeace alias 'aws-cni aws-cni c1 eth0 default/web-1' group 9100",
+        "ip link set eni0761ccbeace up",
+    ]
     assert text(wired.pod_requests) == [
         "ip link set eth0 up",
         "ip addr add 192.168.0.201/32 scope global dev eth0",
@@ -44,7 +50,6 @@ def test_a_pod_on_a_secondary_eni_gets_these_commands_in_this_order():
         "ip route add 192.168.0.201 dev eni0761ccbeace table main proto 91 scope link",
         "ip rule add pref 512 to 192.168.0.201 table main protocol 91",
         "ip rule add pref 1536 from 192.168.0.201/32 table 2 protocol 91",
-        "ip link set eni0761ccbeace alias 'aws-cni aws-cni c1 eth0 default/web-1'",
     ]
     assert wired.sysctls == (("net/ipv6/conf/eni0761ccbeace/disable_ipv6", "1"),)
     assert wired.pod_sysctls == ()
@@ -81,9 +86,10 @@ def test_an_ipv6_pod_differs_only_by_its_addresses():
         "accept_ra=0",
         "accept_redirects=1",
         "forwarding=0",
-        "addr_gen_mode=1",
     ]
-    assert text(wired.host_requests)[0] == "ip addr add fe80::858:ff:fe00:3/64 nodad noprefixroute dev eni0761ccbeace"
+    assert text(wired.link_requests)[0].endswith("addrgenmode none")
+    assert [path.rpartition("/")[2] for path, _ in link_sysctls("eni1", wired.addresses)][3:] == ["addr_gen_mode"]
+    assert text(wired.host_requests)[0] == "ip addr add fe80::858:ff:fe00:3/128 nodad noprefixroute dev eni0761ccbeace"
     assert ("net/ipv6/conf/eth0/disable_ipv6", "0") in wired.pod_sysctls
 
 
@@ -138,7 +144,6 @@ def test_every_host_request_has_an_inverse_and_is_recognised_as_a_pods(pairs):
         assert (
             (isinstance(value, Rule) and is_pod_rule(value))
             or (isinstance(value, Route) and is_pod_route(value))
-            or (isinstance(value, Link))
             or (isinstance(value, Address) and value.scope == "link")
         )
     values = [request.value for request in wired.host_requests]

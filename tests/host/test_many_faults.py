@@ -58,7 +58,7 @@ def test_nothing_is_left_when_every_step_of_every_pod_fails_once_in_a_while(spac
         monkeypatch.setattr(Failing, "spoiled", ABSENT_DEVICE)
         for number, space in enumerate(namespaces):
             wired = wiring_of(number)
-            step = number % (2 + len(wired.pod_requests) + len(wired.host_requests))
+            step = number % (2 + len(wired.link_requests) + len(wired.pod_requests) + len(wired.host_requests))
             if not upset.once(step, lambda wired=wired, space=space: kernel.wire(wired, space.fd)):
                 continue  # the pod has fewer steps, and is wired now
             assert kernel.pod_link(wired.link.name, f"c{number}") == 0

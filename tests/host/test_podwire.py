@@ -96,7 +96,19 @@ def test_nothing_is_listed_while_a_pod_is_wired(spaces):
             kernel.wire(wiring_of(), pod.fd)
 
 
-STEPS = ["link", "up", "address", "gateway", "default", "neighbour", "route", "rule 512", "rule 1536", "alias"]
+STEPS = [
+    "link",
+    "alias",
+    "up",
+    "pod's up",
+    "address",
+    "gateway",
+    "default",
+    "neighbour",
+    "route",
+    "rule 512",
+    "rule 1536",
+]
 
 
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)

@@ -188,7 +188,7 @@ def test_the_pod_looks_like_the_worked_example(world):
 
 def test_a_failure_at_any_step_of_either_interface_leaves_the_kernel_as_it_was(world, spaces):
     pod, wirings = spaces("pod-c"), pod_wirings(world.family, 2)
-    steps = sum(1 + len(each.pod_requests) + len(each.host_requests) for each in wirings)
+    steps = sum(1 + len(each.link_requests + each.pod_requests + each.host_requests) for each in wirings)
     before = world.node.state(), pod.state()
     for step in range(steps):
         Failing.budget = step

@@ -107,13 +107,15 @@ class PodLinkPlan:
 class PodWiring:
     """One interface of a pod as requests, in the order in which `host.kernel` runs them.
 
-    `link` first and alone; `sysctls` on the host and `pod_sysctls` in the pod; `pod_requests` as one batch inside;
-    `host_requests` as one batch on the host. The descriptor of the pod's namespace is filled in by the executor.
+    `link` first and alone, and down; `link_requests` as one batch on it; `sysctls` on the host and `pod_sysctls` in the
+    pod; `pod_requests` as one batch inside; `host_requests` as one batch on the host. The descriptor of the pod's
+    namespace is filled in by the executor.
     """
 
     attachment: PodAttachment
     plan: PodLinkPlan
     link: Link
+    link_requests: tuple[Request, ...]
     sysctls: tuple[Sysctl, ...]
     pod_sysctls: tuple[Sysctl, ...]
     pod_requests: tuple[Request, ...]
@@ -170,21 +172,20 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
         kind="veth",
         mac=plan.host_mac,
         mtu=plan.mtu,
-        up=True,
-        group=c.VETH_GROUP,
         txqlen=0,
         queues=1,  # the kernel's default is one per possible CPU, which costs a third of the ADD even with two
         peer=inside,
     )
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
-    host_requests = (*_outside(addresses, link, plan.layout), *((_named(link, alias),) if alias else ()))
+    host_requests = tuple(_outside(addresses, link, plan.layout))
     if local is None:
         pod_sysctls, pod_requests = _pod_sysctls(addresses, inside.name), _inside(addresses, inside, plan)
     else:
         pod_sysctls = egress.pod_sysctls(local, inside.name, pod.ifname)
         pod_requests = egress.inside(local, inside, plan.host_mac)
-    sysctls = link_sysctls(name, addresses)
-    return PodWiring(pod, plan, link, sysctls, pod_sysctls, pod_requests, host_requests)
+    opened = _opened(link, alias, own_link_local=addresses[0].nic != c.EGRESS_NIC and _speaks_ipv6(addresses))
+    sysctls = tuple(each for each in link_sysctls(name, addresses) if not each[0].endswith("/addr_gen_mode"))
+    return PodWiring(pod, plan, link, opened, sysctls, pod_sysctls, pod_requests, host_requests)
 
 
 def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, ...]:
@@ -197,7 +198,7 @@ def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, 
     if any(each.nic == c.EGRESS_NIC for each in addresses):
         return egress.host_sysctls(name)
     conf = f"net/ipv6/conf/{name}/"
-    if all(each.address.version == 4 for each in addresses):
+    if not _speaks_ipv6(addresses):
         return ((conf + "disable_ipv6", "1"),)
     values = {"accept_ra": "0", "accept_redirects": "1", "forwarding": "0", "addr_gen_mode": "1"}
     return tuple((conf + key, value) for key, value in values.items())
@@ -210,13 +211,26 @@ def host_sysctls(pod: PodAttachment, veth_prefix: str) -> tuple[Sysctl, ...]:
     return tuple(setting for name, addresses in links for setting in link_sysctls(name, addresses))
 
 
-def _named(link: Link, alias: str) -> Request:
-    # Not part of the creation: the kernel takes IFLA_IFALIAS in a change only.
-    return set_link(Link(link.name, index=link.index, alias=alias), "alias")
+def _opened(link: Link, alias: str, *, own_link_local: bool) -> tuple[Request, ...]:
+    """Whose the link is and, if the kernel shall make no link-local address, that; then up.
+
+    The kernel takes these in a change only, and tells nobody of it while the link is down: a change of one that is up
+    makes it walk through the routes of all pods. Until then the link is nobody's, and no watcher takes it for one that
+    has gone down. The kernel's own setting says the same as the message, but writing it takes five times as long.
+    """
+    name, index = link.name, link.index
+    ours = Link(name, index=index, group=c.VETH_GROUP, alias=alias, addr_gen_none=own_link_local)
+    fields = ["group", *(["alias"] if alias else []), *(["addr_gen_none"] if own_link_local else [])]
+    return (set_link(ours, *fields), set_link(Link(name, index=index, up=True), "up"))
+
+
+def _speaks_ipv6(addresses: Collection[PodAddress]) -> bool:
+    """Whether the host speaks IPv6 to the interface that has these."""
+    return any(each.address.version == 6 for each in addresses)
 
 
 def _pod_sysctls(addresses: Sequence[PodAddress], name: str) -> tuple[Sysctl, ...]:
-    if all(each.address.version == 4 for each in addresses):
+    if not _speaks_ipv6(addresses):
         return ()
     return tuple((f"net/ipv6/conf/{device}/disable_ipv6", "0") for device in (name, "lo"))
 
@@ -252,11 +266,11 @@ def host_objects(each: PodAddress, link: Link, layout: Layout) -> list[Value]:
 
 
 def _ask_from(address: IPAddress, link: Link) -> tuple[Address, ...]:
-    """The link-local address from which the host asks an IPv6 pod for its MAC: at once (`nodad`), and without the route
-    to all link-local addresses, of which there would be one per veth."""
+    """The link-local address from which the host asks an IPv6 pod for its MAC: at once (`nodad`), and without routes to
+    all link-local addresses and to the anycast address of their network, of which there would be two per veth."""
     if address.version == 4:
         return ()
-    own = IPv6Interface((egress.link_local(link.mac), 64))
+    own = IPv6Interface((egress.link_local(link.mac), 128))
     return (Address(own, link.index, link.name, nodad=True, noprefixroute=True),)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a pod's wiring in the order that is fast and can be taken back.
 
-Knows the steps (link alone, sysctls, one batch in the pod, one batch on the host), that nothing is listed as long as
-nothing is in the way, and how to go on when something is: a wiring that was begun is completed, a veth of an older
-sandbox replaced, foreign objects refused. Must never decide what a pod needs: that is `podnet`. `host.kernel` calls it,
-in the wiring thread.
+Knows the steps (link alone, whose it is, sysctls, one batch in the pod, one batch on the host), that nothing is listed
+as long as nothing is in the way, and how to go on when something is: a wiring that was begun is completed, a veth of an
+older sandbox replaced, foreign objects refused. Must never decide what a pod needs: that is `podnet`. `host.kernel`
+calls it, in the wiring thread.
 
 `lo` in the pod is left to the runtime, as upstream does.
 """
@@ -18,7 +18,7 @@ from dataclasses import replace
 from vpccni.core import conventions as c
 from vpccni.core.diff import diff, identity
 from vpccni.core.podnet import PodWiring, Sysctl
-from vpccni.core.podseen import is_pod_rule
+from vpccni.core.podseen import is_pod_rule, link_of
 from vpccni.errors import HostError
 from vpccni.host import sysctl
 from vpccni.host.undo import UndoJournal
@@ -108,23 +108,20 @@ class PodWirer:
 
     def _connect(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal) -> None:
         """The steps after a new link. In the pod only rules need an inverse: all else goes with the link."""
+        _raise_first(self._host.batch(wiring.link_requests))
         _write_all(wiring.sysctls, self._host_fd)
         _write_in_pod(wiring.pod_sysctls, pod, netns_fd)
         results = pod.batch(wiring.pod_requests)
         for request, refusal in zip(wiring.pod_requests, results, strict=True):
             if refusal is None and isinstance(request.value, Rule):
                 journal.did(pod, request)
-        for refusal in filter(None, results):
-            raise refusal
+        _raise_first(results)
         results = self._host.batch(wiring.host_requests)
-        journal.did_all(self._host, wiring.host_requests, results, (wiring.link,))
-        leftovers = False
-        for request, error in zip(wiring.host_requests, results, strict=True):
-            if error is not None:
-                if error.errno != errno.EEXIST or isinstance(request.value, Link):
-                    raise error
-                leftovers = True
-        if leftovers:  # of an earlier holder of the address
+        refusals = journal.did_all(self._host, wiring.host_requests, results)
+        for error in refusals:
+            if error.errno != errno.EEXIST:
+                raise error
+        if refusals:  # leftovers of an earlier holder of the address
             self._settle_host(wiring, (), journal)
 
     def _complete(
@@ -158,10 +155,8 @@ class PodWirer:
                     code="route-taken",
                     hint=f"find out who made it, then: ip route del {route}",
                 )
-        want = [value for value in want if not isinstance(value, Link)]
-        if links:  # otherwise it is new, and was named in the batch before
-            link = wiring.link
-            want.append(Link(link.name, index=link.index, mtu=link.mtu, up=True, alias=wiring.alias))
+        if links:  # otherwise it is new, and has been opened
+            want.append(link_of(wiring.link, wiring.attachment, wiring.link.mtu))
         networks = {c.host_network(each.address) for each in wiring.addresses}
         # An earlier holder's 1536 rule to another table would win over ours.
         stale = [rule for rule in seen if isinstance(rule, Rule) and is_pod_rule(rule) and rule.src in networks]
@@ -192,7 +187,7 @@ def _check_ours(wiring: PodWiring, link: Link) -> None:
 
 
 def _same_wiring(wiring: PodWiring, outer: Link, inner: Link) -> bool:
-    """Whether two links are the ends of one veth, made for this sandbox. An interrupted wiring has no alias yet."""
+    """Whether two links are the ends of one veth, made for this sandbox. One made a moment ago has no alias."""
     paired = inner.link_index == outer.index and outer.link_index == inner.index
     alias = c.parse_alias(outer.alias)
     pod = wiring.attachment
@@ -214,6 +209,11 @@ def _settle(
     if requests:
         for error in journal.did_all(socket, requests, socket.batch(requests), tuple(have.values())):
             raise error
+
+
+def _raise_first(results: Iterable[NetlinkError | None]) -> None:
+    for refusal in filter(None, results):
+        raise refusal
 
 
 def _write_all(settings: Sequence[Sysctl], netns_fd: int | None) -> None:
