@@ -252,6 +252,7 @@ int main(int argc, char **argv)
     prepare_node();
     create_pod_namespaces(all);
     run_callers(1, 0, present, add);
+    let_rest(present);
     uint64_t cpu = own_cpu_ns(), wall = run_callers(callers, present, all, add);
     cpu = own_cpu_ns() - cpu;
     for (int pod = 0; pod < all; pod++) {

@@ -29,6 +29,7 @@
 #define MAX_PODS 2000
 #define MAX_CALLERS 64
 #define OUTPUT_BYTES 65536
+#define REST_S 5
 
 static int node_ns;
 static int pod_ns[MAX_PODS];
@@ -190,6 +191,14 @@ static inline uint64_t run_callers(int callers, int first, int end, void (*job)(
     for (int i = 0; i < callers; i++)
         pthread_join(threads[i], NULL);
     return now_ns() - start;
+}
+
+/* Pods that are present are at rest: for some seconds after a link has come up the kernel works on with it (duplicate
+ * address detection, multicast reports, router solicitations), and the daemon has its events to read. */
+static inline void let_rest(int pods)
+{
+    if (pods > 0)
+        sleep(REST_S);
 }
 
 static inline int number_argument(const char *text, const char *name, int least)
