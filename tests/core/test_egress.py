@@ -50,8 +50,9 @@ def test_a_pod_of_an_ipv6_cluster_leaves_by_v4if0():
         "ip route add 169.254.172.0/22 via 169.254.172.1 dev v4if0 table main scope global src 169.254.172.2",
         "ip route add default via 169.254.172.1 dev v4if0 table main scope global",
     ]
-    assert text(wired.host_requests) == [
+    assert text(wired.link_requests[1:] + wired.host_requests) == [
         f"ip addr add 169.254.172.1/32 scope link dev {name}",
+        f"ip link set {name} up",
         f"ip route add 169.254.172.2 dev {name} table main proto 91 scope link",
     ]
     assert wired.pod_sysctls == ()
@@ -80,7 +81,8 @@ def test_a_pod_of_an_ipv4_cluster_leaves_by_v6if0_through_the_hosts_link_local_a
 def test_the_first_interface_is_wired_as_without_egress():
     alone = PodAttachment("aws-cni", "c1", "eth0", "default", "web-1", (POD6,))
     with_it, without = wiring(attachment(POD6, "169.254.172.2"), plan(0)), wiring(alone, plan(0))
-    assert with_it.host_requests == without.host_requests and with_it.pod_requests == without.pod_requests
+    assert with_it.link_requests == without.link_requests and with_it.host_requests == without.host_requests
+    assert with_it.pod_requests == without.pod_requests
 
 
 def test_one_rule_translates_the_range_and_one_refuses_what_comes_for_it():
@@ -171,7 +173,7 @@ def test_a_grant_carries_its_local_address_until_it_is_released_or_undone():
 
 def host_of(wired, index: int) -> tuple[Link, list]:
     link = Link(wired.link.name, index=index, kind="veth", mac=wired.link.mac, alias=wired.alias)
-    return link, [request.value for request in wired.host_requests if not isinstance(request.value, Link)]
+    return link, wired.host_values
 
 
 def test_the_kernel_alone_tells_the_two_links_of_a_pod_and_what_is_missing():

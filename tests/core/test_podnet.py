@@ -37,19 +37,19 @@ def test_a_pod_on_a_secondary_eni_gets_these_commands_in_this_order():
     assert wired.inside.name == "eth0" and wired.inside.mtu == 9001 and wired.inside.queues == 1 and not wired.inside.up
     assert text(wired.link_requests) == [
         "ip link set eni0761ccbeace alias 'aws-cni aws-cni c1 eth0 default/web-1' group 9100",
+        "ip rule add pref 512 to 192.168.0.201 table main protocol 91",
+        "ip rule add pref 1536 from 192.168.0.201/32 table 2 protocol 91",
         "ip link set eni0761ccbeace up",
     ]
     assert text(wired.pod_requests) == [
-        "ip link set eth0 up",
         "ip addr add 192.168.0.201/32 scope global dev eth0",
+        "ip link set eth0 up",
         "ip route add 169.254.1.1 dev eth0 table main scope link",
         "ip route add default via 169.254.1.1 dev eth0 table main scope global",
         "ip neigh add 169.254.1.1 lladdr 0a:58:00:00:00:03 dev eth0 nud permanent",
     ]
     assert text(wired.host_requests) == [
         "ip route add 192.168.0.201 dev eni0761ccbeace table main proto 91 scope link",
-        "ip rule add pref 512 to 192.168.0.201 table main protocol 91",
-        "ip rule add pref 1536 from 192.168.0.201/32 table 2 protocol 91",
     ]
     assert wired.sysctls == (("net/ipv6/conf/eni0761ccbeace/disable_ipv6", "1"),)
     assert wired.pod_sysctls == ()
@@ -58,7 +58,7 @@ def test_a_pod_on_a_secondary_eni_gets_these_commands_in_this_order():
 def test_a_pod_on_the_primary_eni_needs_no_rule_from_it():
     for table in (254, 1, 0):  # 0 and 1 are encodings of older releases
         wired = wiring(pod(PodAddress(IPv4Address("192.168.0.101"), table)), PLAN)
-        assert [request.value.priority for request in wired.host_requests if isinstance(request.value, Rule)] == [512]
+        assert [value.priority for value in wired.host_values if isinstance(value, Rule)] == [512]
 
 
 def test_undo_and_unwire_remove_in_reverse_and_unwire_spares_the_link():
@@ -76,8 +76,8 @@ def test_undo_and_unwire_remove_in_reverse_and_unwire_spares_the_link():
 def test_an_ipv6_pod_differs_only_by_its_addresses():
     wired = wiring(pod(PodAddress(IPv6Address("2600:1f13::5"))), PLAN)
     assert text(wired.pod_requests) == [
-        "ip link set eth0 up",
         "ip addr add 2600:1f13::5/128 nodad dev eth0",
+        "ip link set eth0 up",
         "ip -6 route add fe80::1 dev eth0 table main metric 1024",
         "ip -6 route add default via fe80::1 dev eth0 table main metric 1024",
         "ip neigh add fe80::1 lladdr 0a:58:00:00:00:03 dev eth0 nud permanent",
@@ -89,7 +89,7 @@ def test_an_ipv6_pod_differs_only_by_its_addresses():
     ]
     assert text(wired.link_requests)[0].endswith("addrgenmode none")
     assert [path.rpartition("/")[2] for path, _ in link_sysctls("eni1", wired.addresses)][3:] == ["addr_gen_mode"]
-    assert text(wired.host_requests)[0] == "ip addr add fe80::858:ff:fe00:3/128 nodad noprefixroute dev eni0761ccbeace"
+    assert text(wired.link_requests)[1] == "ip addr add fe80::858:ff:fe00:3/128 nodad noprefixroute dev eni0761ccbeace"
     assert ("net/ipv6/conf/eth0/disable_ipv6", "0") in wired.pod_sysctls
 
 
@@ -112,7 +112,7 @@ def test_a_second_interface_lives_in_a_table_of_its_own():
         "ip neigh add 169.254.1.2 lladdr 0a:58:00:00:00:04 dev mNicIf1 nud permanent",
         "ip rule add pref 1 from 192.168.0.231/32 table 1",
     ]
-    assert "ip rule add pref 1536 from 192.168.0.231/32 table 10101 protocol 91" in text(second.host_requests)
+    assert "ip rule add pref 1536 from 192.168.0.231/32 table 10101 protocol 91" in text(second.link_requests)
 
 
 def test_a_wiring_moves_to_the_indexes_and_the_mac_of_a_veth_that_is_there():
@@ -138,15 +138,15 @@ def test_a_wiring_moves_to_the_indexes_and_the_mac_of_a_veth_that_is_there():
 def test_every_host_request_has_an_inverse_and_is_recognised_as_a_pods(pairs):
     addresses = tuple(PodAddress(address, table) for address, table in pairs)
     wired = wiring(pod(*addresses), PLAN)
-    for request in wired.host_requests:
+    for request in (*wired.link_requests, *wired.host_requests):
         assert inverse(request, [wired.link]).verb in ("delete", "set")
-        value = request.value
+    for value in wired.host_values:
         assert (
             (isinstance(value, Rule) and is_pod_rule(value))
             or (isinstance(value, Route) and is_pod_route(value))
             or (isinstance(value, Address) and value.scope == "link")
         )
-    values = [request.value for request in wired.host_requests]
+    values = wired.host_values
     link = Link(wired.link.name, index=1005, kind="veth", alias=wired.alias)
     (seen,) = pods(
         [link],

@@ -99,15 +99,15 @@ def test_nothing_is_listed_while_a_pod_is_wired(spaces):
 STEPS = [
     "link",
     "alias",
+    "rule 512",
+    "rule 1536",
     "up",
-    "pod's up",
     "address",
+    "pod's up",
     "gateway",
     "default",
     "neighbour",
     "route",
-    "rule 512",
-    "rule 1536",
 ]
 
 

@@ -107,9 +107,13 @@ class PodLinkPlan:
 class PodWiring:
     """One interface of a pod as requests, in the order in which `host.kernel` runs them.
 
-    `link` first and alone, and down; `link_requests` as one batch on it; `sysctls` on the host and `pod_sysctls` in the
-    pod; `pod_requests` as one batch inside; `host_requests` as one batch on the host. The descriptor of the pod's
-    namespace is filled in by the executor.
+    `link` first and alone, and down; `link_requests` as one batch on the host, which ends with it up; `sysctls` on the
+    host and `pod_sysctls` in the pod; `pod_requests` as one batch inside; `host_requests`, the routes, as one batch on
+    the host. The descriptor of the pod's namespace is filled in by the executor.
+
+    The link works once both ends are up. Then the kernel tells everybody, in a thread of its own and under the one lock
+    that most requests need, which takes the longer the more IPv6 routes the node has. What needs no link that is up
+    therefore comes before.
     """
 
     attachment: PodAttachment
@@ -131,6 +135,12 @@ class PodWiring:
         """The text that says on the host end whose veth it is."""
         pod = self.attachment
         return c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
+
+    @property
+    def host_values(self) -> list[Value]:
+        """What the host has for this interface besides the link: addresses, rules and routes."""
+        requests = (*self.link_requests, *self.host_requests)
+        return [request.value for request in requests if not isinstance(request.value, Link)]
 
     @property
     def undo_requests(self) -> tuple[Request, ...]:
@@ -177,15 +187,18 @@ def wiring(pod: PodAttachment, plan: PodLinkPlan) -> PodWiring:
         peer=inside,
     )
     alias = c.pod_alias(pod.network, pod.container_id, pod.ifname, pod.namespace, pod.pod)
-    host_requests = tuple(_outside(addresses, link, plan.layout))
+    outside = _outside(addresses, link, plan.layout)
+    routes = tuple(request for request in outside if isinstance(request.value, Route))
     if local is None:
         pod_sysctls, pod_requests = _pod_sysctls(addresses, inside.name), _inside(addresses, inside, plan)
     else:
         pod_sysctls = egress.pod_sysctls(local, inside.name, pod.ifname)
         pod_requests = egress.inside(local, inside, plan.host_mac)
-    opened = _opened(link, alias, own_link_local=addresses[0].nic != c.EGRESS_NIC and _speaks_ipv6(addresses))
+    named = _named(link, alias, own_link_local=local is None and _speaks_ipv6(addresses))
+    prepared = (request for request in outside if request not in routes)
+    opened = (named, *prepared, set_link(Link(name, index=link.index, up=True), "up"))
     sysctls = tuple(each for each in link_sysctls(name, addresses) if not each[0].endswith("/addr_gen_mode"))
-    return PodWiring(pod, plan, link, opened, sysctls, pod_sysctls, pod_requests, host_requests)
+    return PodWiring(pod, plan, link, opened, sysctls, pod_sysctls, pod_requests, routes)
 
 
 def link_sysctls(name: str, addresses: Collection[PodAddress]) -> tuple[Sysctl, ...]:
@@ -211,17 +224,16 @@ def host_sysctls(pod: PodAttachment, veth_prefix: str) -> tuple[Sysctl, ...]:
     return tuple(setting for name, addresses in links for setting in link_sysctls(name, addresses))
 
 
-def _opened(link: Link, alias: str, *, own_link_local: bool) -> tuple[Request, ...]:
-    """Whose the link is and, if the kernel shall make no link-local address, that; then up.
+def _named(link: Link, alias: str, *, own_link_local: bool) -> Request:
+    """Whose the link is and, if the kernel shall make no link-local address, that.
 
     The kernel takes these in a change only, and tells nobody of it while the link is down: a change of one that is up
     makes it walk through the routes of all pods. Until then the link is nobody's, and no watcher takes it for one that
     has gone down. The kernel's own setting says the same as the message, but writing it takes five times as long.
     """
-    name, index = link.name, link.index
-    ours = Link(name, index=index, group=c.VETH_GROUP, alias=alias, addr_gen_none=own_link_local)
+    ours = Link(link.name, index=link.index, group=c.VETH_GROUP, alias=alias, addr_gen_none=own_link_local)
     fields = ["group", *(["alias"] if alias else []), *(["addr_gen_none"] if own_link_local else [])]
-    return (set_link(ours, *fields), set_link(Link(name, index=index, up=True), "up"))
+    return set_link(ours, *fields)
 
 
 def _speaks_ipv6(addresses: Collection[PodAddress]) -> bool:
@@ -236,12 +248,13 @@ def _pod_sysctls(addresses: Sequence[PodAddress], name: str) -> tuple[Sysctl, ..
 
 
 def _inside(addresses: Sequence[PodAddress], link: Link, plan: PodLinkPlan) -> tuple[Request, ...]:
-    """Up, addresses, then gateway and default route, neighbour and, beyond interface 0, the rule of each family."""
+    """Addresses, up, then gateway and default route, neighbour and, beyond interface 0, the rule of each family."""
     index, name, nic = link.index, link.name, plan.nic
-    requests = [set_link(Link(name, index=index, up=True), "up")]
+    requests: list[Request] = []
     for each in addresses:
         version = each.address.version
         requests.append(add(Address(_host_interface(each.address), index, name, nodad=version == 6)))
+    requests.append(set_link(Link(name, index=index, up=True), "up"))
     table = nic or c.TABLE_MAIN
     for version in dict.fromkeys(each.address.version for each in addresses):
         gateway = c.pod_gateway(version, nic)

@@ -55,7 +55,7 @@ def check(wiring: PodWiring, netns_fd: int | None) -> list[str]:
 
 def _host_problems(wiring: PodWiring, host: RouteSocket, outer: Link) -> list[str]:
     here = wiring.over(outer, wiring.link.peer or outer)
-    want = [request.value for request in here.host_requests]
+    want = here.host_values
     versions = dict.fromkeys(each.address.version for each in wiring.addresses)
     seen: list[Value] = []
     for version in versions:

@@ -108,21 +108,26 @@ class PodWirer:
 
     def _connect(self, wiring: PodWiring, pod: RouteSocket, netns_fd: int, journal: UndoJournal) -> None:
         """The steps after a new link. In the pod only rules need an inverse: all else goes with the link."""
-        _raise_first(self._host.batch(wiring.link_requests))
+        refusals = self._on_host(wiring.link_requests, wiring, journal)
         _write_all(wiring.sysctls, self._host_fd)
         _write_in_pod(wiring.pod_sysctls, pod, netns_fd)
         results = pod.batch(wiring.pod_requests)
         for request, refusal in zip(wiring.pod_requests, results, strict=True):
             if refusal is None and isinstance(request.value, Rule):
                 journal.did(pod, request)
-        _raise_first(results)
-        results = self._host.batch(wiring.host_requests)
-        refusals = journal.did_all(self._host, wiring.host_requests, results)
+        for refusal in filter(None, results):
+            raise refusal
+        refusals += self._on_host(wiring.host_requests, wiring, journal)
+        if refusals:  # leftovers of an earlier holder of the address
+            self._settle_host(wiring, (), journal)
+
+    def _on_host(self, requests: Sequence[Request], wiring: PodWiring, journal: UndoJournal) -> list[NetlinkError]:
+        """Those that found something there already."""
+        refusals = journal.did_all(self._host, requests, self._host.batch(requests), (wiring.link,))
         for error in refusals:
             if error.errno != errno.EEXIST:
                 raise error
-        if refusals:  # leftovers of an earlier holder of the address
-            self._settle_host(wiring, (), journal)
+        return refusals
 
     def _complete(
         self, wiring: PodWiring, links: tuple[Link, Link], pod: RouteSocket, netns_fd: int, journal: UndoJournal
@@ -142,10 +147,10 @@ class PodWirer:
         """Add or replace on the host what differs; foreign routes to the pod's address are refused."""
         seen: list[Value] = list(links)
         for version in dict.fromkeys(each.address.version for each in wiring.addresses):
-            for table in dict.fromkeys(r.value.table for r in wiring.host_requests if isinstance(r.value, Route)):
+            for table in dict.fromkeys(r.table for r in wiring.host_values if isinstance(r, Route)):
                 seen += self._host.routes(version, table)
             seen += [*self._host.rules(version), *self._host.addresses(version)]
-        want: list[Value] = [request.value for request in wiring.host_requests]
+        want = wiring.host_values
         wanted = {identity(value) for value in want if isinstance(value, Route)}
         for route in seen:
             if isinstance(route, Route) and identity(route) in wanted and route.protocol not in c.OURS_OR_UNTAGGED:
@@ -209,11 +214,6 @@ def _settle(
     if requests:
         for error in journal.did_all(socket, requests, socket.batch(requests), tuple(have.values())):
             raise error
-
-
-def _raise_first(results: Iterable[NetlinkError | None]) -> None:
-    for refusal in filter(None, results):
-        raise refusal
 
 
 def _write_all(settings: Sequence[Sysctl], netns_fd: int | None) -> None:
