@@ -11,14 +11,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from bench import forward
-from bench.add import SCENARIOS, Peer, flatness, run_all, summarise
+from bench.add import SCENARIOS, Sample, Scenario, flatness, run_all, summarise
 from bench.peers import BenchmarkError, Echo, Floor, Node, compile_programs
 from bench.report import print_all
-from bench.variants import VARIANTS, Variant, named
+from bench.variants import VARIANTS, named
 
 
 def options() -> argparse.Namespace:
@@ -50,12 +51,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: cannot make network namespaces: run it as root", file=sys.stderr)
         return 1
-    results: list[dict[str, Any]] = []
     try:
         compile_programs()
-        for variant in chosen.variants:
-            results.append(measure(variant, chosen))
-            print(f"{variant.name}: done", file=sys.stderr)
+        results = measure(chosen)
     except BenchmarkError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -66,24 +64,37 @@ def main() -> int:
     return 0
 
 
-def measure(variant: Variant, chosen: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one kind of node."""
+def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """All figures of every chosen kind of node. They stand side by side and take turns, so they can be compared."""
     scenarios = SCENARIOS[:2] if chosen.quick else SCENARIOS
     repetitions = 1 if chosen.quick else chosen.repetitions
-    result: dict[str, Any] = {"variant": variant.name}
+    results: dict[str, dict[str, Any]] = {variant.name: {"variant": variant.name} for variant in chosen.variants}
     with ExitStack() as stack:
-        peers: list[Peer] = [Floor(variant.family), stack.enter_context(Echo())]
-        node = None if chosen.without_node else stack.enter_context(Node(chosen.instance_type, variant))
-        if node is not None:
-            peers.append(node)
+        floors = {family: Floor(family) for family in sorted({variant.family for variant in chosen.variants})}
+        relay = stack.enter_context(Echo())
+        kinds = () if chosen.without_node else chosen.variants
+        nodes = [stack.enter_context(Node(chosen.instance_type, variant)) for variant in kinds]
         if chosen.only != "forward":
-            samples = run_all(scenarios, peers, repetitions)
-            result["rows"] = [summarise(scenario, samples[scenario.name]) for scenario in scenarios]
-            result["flatness"] = flatness(result["rows"]) if node is not None else {}
-        if chosen.only != "add" and node is not None:
+            samples = run_all(scenarios, [*floors.values(), relay, *nodes], repetitions)
+            for variant in chosen.variants:
+                roles = {"floor": floors[variant.family].name, "relay": relay.name, "node": variant.name}
+                results[variant.name].update(_adds(samples, roles))
+        if chosen.only != "add" and nodes:
             slices, many = (1, 20) if chosen.quick else (forward.SLICES, forward.MANY)
-            result["forwarding"] = forward.summarise(forward.run(node, repetitions, slices, many))
-    return result
+            for name, rates in forward.run(nodes, repetitions, slices, many).items():
+                results[name]["forwarding"] = forward.summarise(rates)
+    return list(results.values())
+
+
+def _adds(samples: Mapping[Scenario, Mapping[str, list[Sample]]], roles: Mapping[str, str]) -> dict[str, Any]:
+    """The figures of one kind of node; `roles` says which peer is its floor, its relay and the node itself."""
+    rows = [
+        summarise(scenario, {role: runs[name] for role, name in roles.items() if name in runs})
+        for scenario, runs in samples.items()
+    ]
+    if not all("node" in row for row in rows):
+        return {"rows": rows}
+    return {"rows": rows, "flatness": flatness(rows), "floor_flatness": flatness(rows, "floor")}
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Sample:
 
 
 class Peer(Protocol):
-    """Something that can run a scenario."""
+    """Something that can run a scenario. No two have one name."""
 
     name: str
 
@@ -67,16 +67,16 @@ def percentile(values: Sequence[int], share: float) -> float:
 
 def run_all(
     scenarios: Sequence[Scenario], peers: Sequence[Peer], repetitions: int
-) -> dict[str, dict[str, list[Sample]]]:
+) -> dict[Scenario, dict[str, list[Sample]]]:
     """Scenario -> peer -> samples. Peers take turns, so that a busy minute of the machine hits all of them."""
-    samples: dict[str, dict[str, list[Sample]]] = {
-        scenario.name: {peer.name: [] for peer in peers} for scenario in scenarios
+    samples: dict[Scenario, dict[str, list[Sample]]] = {
+        scenario: {peer.name: [] for peer in peers} for scenario in scenarios
     }
     for repetition in range(repetitions):
         for scenario in scenarios:
             print(f"repetition {repetition + 1} of {repetitions}: {scenario.name}", file=sys.stderr)
             for peer in peers:
-                samples[scenario.name][peer.name].append(peer.run(scenario))
+                samples[scenario][peer.name].append(peer.run(scenario))
     return samples
 
 
@@ -117,11 +117,11 @@ def _figures(scenario: Scenario, runs: Sequence[Sample]) -> dict[str, float]:
     return figures
 
 
-def flatness(rows: Sequence[dict[str, object]]) -> dict[str, float]:
-    """How much dearer an ADD of the fullest node is than one of the emptiest, by the number of callers (p50, node)."""
+def flatness(rows: Sequence[dict[str, object]], peer: str = "node") -> dict[str, float]:
+    """How much dearer an ADD with 700 pods present is than one with 10, by the number of callers (p50 of `peer`)."""
     found: dict[str, float] = {}
     for callers in (1, 16):
-        by_present = {row["present"]: row["node"]["p50_ms"] for row in rows if row["callers"] == callers}  # type: ignore[index]
+        by_present = {row["present"]: row[peer]["p50_ms"] for row in rows if row["callers"] == callers}  # type: ignore[index]
         few, many = by_present.get(10), by_present.get(700)
         if few and many:
             found[f"{callers} at once" if callers > 1 else "one at a time"] = many / few

@@ -7,7 +7,7 @@ Knows arithmetic. Must never start a program: a peer does. `bench.__main__` call
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Protocol
 
@@ -19,19 +19,22 @@ Rate = tuple[str, str, int, float]
 
 
 class Forwarding(Protocol):
-    """A node whose pods can be made to talk."""
+    """A node whose pods can be made to talk. No two have one name."""
+
+    name: str
 
     def forward(self, few: int, many: int, slices: int) -> list[Rate]:
         """One round."""
         ...
 
 
-def run(node: Forwarding, rounds: int, slices: int = SLICES, many: int = MANY) -> list[Rate]:
-    """The rates of several rounds: in each, few pods and then many, so that both see the same minutes."""
-    rates: list[Rate] = []
+def run(nodes: Sequence[Forwarding], rounds: int, slices: int = SLICES, many: int = MANY) -> dict[str, list[Rate]]:
+    """Node -> its rates of several rounds. A round is few pods and then many, so that both see the same minutes."""
+    rates: dict[str, list[Rate]] = {node.name: [] for node in nodes}
     for number in range(rounds):
         print(f"forwarding, round {number + 1} of {rounds}", file=sys.stderr)
-        rates += node.forward(FEW, many, slices)
+        for node in nodes:
+            rates[node.name] += node.forward(FEW, many, slices)
     return rates
 
 

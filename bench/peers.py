@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.add import Sample, Scenario
-from bench.variants import COOLDOWN_S, POOL_ADDRESSES, Variant
+from bench.variants import COOLDOWN_S, POOL_ADDRESSES, VARIANTS, Variant
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -46,9 +46,8 @@ def compile_programs() -> None:
 class Floor:
     """An empty static program and the same netlink work in C."""
 
-    name = "floor"
-
     def __init__(self, family: int = 4) -> None:
+        self.name = f"floor of IPv{family}"
         self._family = family
 
     def run(self, scenario: Scenario) -> Sample:
@@ -86,12 +85,11 @@ class Echo:
 class Node:
     """One node of a lab: the plugin and the daemon as installed, a full pool, the runtime's part played by C."""
 
-    name = "node"
-
     def __init__(self, instance_type: str, variant: Variant) -> None:
+        self.name = variant.name
         self._instance_type, self._variant = instance_type, variant
-        # A lab of this process alone: it disturbs neither the user's lab nor another benchmark.
-        self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}"}
+        # A lab of its own: it disturbs neither the user's lab, nor another benchmark, nor the nodes beside it.
+        self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}{VARIANTS.index(variant)}"}
         self._runs = 0
         self._released: list[tuple[float, int]] = []  # when, how many addresses
 

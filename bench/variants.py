@@ -51,9 +51,9 @@ VARIANTS = (
 
 
 def named(names: str) -> tuple[Variant, ...]:
-    """The variants of a comma-separated list, all of them for "all". Raises ValueError with those that there are."""
+    """The variants of a comma-separated list, each once, all for "all". Raises ValueError with those that there are."""
     known = {variant.name: variant for variant in VARIANTS}
-    chosen = list(known) if names == "all" else names.split(",")
+    chosen = list(known) if names == "all" else list(dict.fromkeys(names.split(",")))
     wrong = [name for name in chosen if name not in known]
     if wrong:
         raise ValueError(f"no variant {', '.join(map(repr, wrong))}; there are {', '.join(known)}")

@@ -77,6 +77,7 @@ def test_flatness_compares_the_fullest_node_with_the_emptiest():
     ]
     assert flatness(rows) == {"one at a time": 1.5, "16 at once": 1.0}
     assert flatness(rows[:2]) == {}
+    assert flatness([{**row, "floor": {"p50_ms": row["present"] / 10}} for row in rows], "floor")["one at a time"] == 70
 
 
 def test_the_cost_of_packets_is_the_ratio_of_medians():
@@ -99,6 +100,7 @@ def test_the_settings_of_every_variant_are_accepted_by_the_daemon():
         assert parse_settings(variant.settings).warnings == (), "a setting is misspelt"
     with pytest.raises(ValueError, match="no variant 'ipv5'; there are ipv4"):
         named("ipv4,ipv5")
+    assert [variant.name for variant in named("prefix,ipv4,prefix")] == ["prefix", "ipv4"]
 
 
 def test_peers_take_turns():
@@ -112,8 +114,14 @@ def test_peers_take_turns():
             order.append(self.name)
             return Sample([1], 1)
 
+        def forward(self, few, many, slices):
+            order.append(f"packets of {self.name}")
+            return [("rr", "pod", few, 1.0)]
+
     run_all([ONE], [Recorder("floor"), Recorder("node")], repetitions=2)
-    assert order == ["floor", "node", "floor", "node"]
+    forward.run([Recorder("ipv4"), Recorder("ipv6")], rounds=2)
+    assert order[:4] == ["floor", "node", "floor", "node"]
+    assert order[4:] == ["packets of ipv4", "packets of ipv6"] * 2
 
 
 @needs_root
