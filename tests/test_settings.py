@@ -211,6 +211,11 @@ def test_a_misspelled_variable_gets_a_hint(name, meant):
     assert f"did you mean {meant}?" in parse({name: "1"}).warnings[0]
 
 
+def test_what_the_relay_and_the_lab_read_is_no_misspelled_setting():
+    assert parse({"VPCCNI_SOCKET": "/x", "VPCCNI_LAB_NAME": "mine"}).warnings == ()
+    assert parse({"VPCCNI_LAP_NAME": "mine"}).warnings == ("VPCCNI_LAP_NAME is not a setting",)
+
+
 def test_foreign_variables_are_no_business_of_ours():
     environ = {"PATH": "/bin", "AWS_REGION": "us-west-2", "KUBERNETES_PORT": "tcp://10.0.0.1:443", "ENABLE_FOO": "1"}
     assert parse(environ).warnings == ()

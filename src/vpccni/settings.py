@@ -40,6 +40,7 @@ _IGNORED = {
     "ENABLE_NFTABLES": "the firewall backend is detected, see VPCCNI_FIREWALL",
     "VPC_CNI_VERSION": "",
     "VPCCNI_SOCKET": "",  # read by the relay in tests
+    "VPCCNI_LAB_NAME": "",  # read by the command line: which of several labs is meant
     "AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE": "",
     "AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE": "",
 }
