@@ -11,12 +11,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from bench import forward
-from bench.add import SCENARIOS, Sample, Scenario, flatness, run_all, summarise
+from bench.add import SCENARIOS, figures, run_all
 from bench.peers import BenchmarkError, Echo, Floor, Node, compile_programs
 from bench.report import print_all
 from bench.variants import VARIANTS, named
@@ -78,23 +77,12 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
             samples = run_all(scenarios, [*floors.values(), relay, *nodes], repetitions)
             for variant in chosen.variants:
                 roles = {"floor": floors[variant.family].name, "relay": relay.name, "node": variant.name}
-                results[variant.name].update(_adds(samples, roles))
+                results[variant.name].update(figures(samples, roles))
         if chosen.only != "add" and nodes:
             slices, many = (1, 20) if chosen.quick else (forward.SLICES, forward.MANY)
             for name, rates in forward.run(nodes, repetitions, slices, many).items():
                 results[name]["forwarding"] = forward.summarise(rates)
     return list(results.values())
-
-
-def _adds(samples: Mapping[Scenario, Mapping[str, list[Sample]]], roles: Mapping[str, str]) -> dict[str, Any]:
-    """The figures of one kind of node; `roles` says which peer is its floor, its relay and the node itself."""
-    rows = [
-        summarise(scenario, {role: runs[name] for role, name in roles.items() if name in runs})
-        for scenario, runs in samples.items()
-    ]
-    if not all("node" in row for row in rows):
-        return {"rows": rows}
-    return {"rows": rows, "flatness": flatness(rows), "floor_flatness": flatness(rows, "floor")}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ defines every figure.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -80,12 +80,23 @@ def run_all(
     return samples
 
 
-def summarise(scenario: Scenario, samples: dict[str, list[Sample]]) -> dict[str, object]:
+def figures(samples: Mapping[Scenario, Mapping[str, list[Sample]]], roles: Mapping[str, str]) -> dict[str, object]:
+    """All of one kind of node; `roles` says which of the peers is its floor, its relay and the node itself."""
+    rows = [
+        summarise(scenario, {role: runs[name] for role, name in roles.items() if name in runs})
+        for scenario, runs in samples.items()
+    ]
+    if not all("node" in row for row in rows):
+        return {"rows": rows}
+    return {"rows": rows, "flatness": flatness(rows), "floor_flatness": flatness(rows, "floor")}
+
+
+def summarise(scenario: Scenario, samples: Mapping[str, list[Sample]]) -> dict[str, object]:
     """Medians over the repetitions in milliseconds, throughput in pods a second, ratios to the floor, shares."""
     row: dict[str, object] = {"scenario": scenario.name, "callers": scenario.callers, "present": scenario.present}
-    figures = {peer: _figures(scenario, runs) for peer, runs in samples.items()}
-    row.update(figures)
-    floor, relay, node = (figures.get(name) for name in ("floor", "relay", "node"))
+    by_role = {role: _figures(scenario, runs) for role, runs in samples.items()}
+    row.update(by_role)
+    floor, relay, node = (by_role.get(role) for role in ("floor", "relay", "node"))
     if floor and relay and node:
         row["p50_to_floor"] = node["p50_ms"] / floor["p50_ms"]
         row["throughput_to_floor"] = floor["pods_per_s"] / node["pods_per_s"]

@@ -75,17 +75,15 @@ def _shares(variant: str, rows: Sequence[Row]) -> Table:
 def _flatness(results: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="An ADD with 700 pods present, as a multiple of one with 10 (p50); and of ipv4's with 10")
     table.add_column("variant")
-    for heading in ("one at a time", "16 at once", "its floor, one at a time", "16 at once", "of ipv4, one at a time"):
+    callers = ("one at a time", "16 at once")
+    for heading in (*callers, *(f"floor, {how}" for how in callers), "of ipv4, one at a time"):
         table.add_column(heading, justify="right")
     base = next((_alone(result) for result in results if result["variant"] == "ipv4"), None)
     for result in results:
         own = _alone(result)
         ratio = own / base if own and base else None
-        grown = [
-            result[key].get(how) for key in ("flatness", "floor_flatness") for how in ("one at a time", "16 at once")
-        ]
-        figures = (*grown, ratio)
-        table.add_row(result["variant"], *(_number(figure, 2, "x") for figure in figures))
+        grown = [result[key].get(how) for key in ("flatness", "floor_flatness") for how in callers]
+        table.add_row(result["variant"], *(_number(figure, 2, "x") for figure in (*grown, ratio)))
     return table
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from bench.add import Sample, Scenario, flatness, percentile, run_all, summarise
+from bench.add import Sample, Scenario, figures, flatness, percentile, run_all, summarise
 from bench.peers import BUILD, HERE, BenchmarkError, compile_programs, parse
 from bench.variants import VARIANTS, named
 
@@ -78,6 +78,18 @@ def test_flatness_compares_the_fullest_node_with_the_emptiest():
     assert flatness(rows) == {"one at a time": 1.5, "16 at once": 1.0}
     assert flatness(rows[:2]) == {}
     assert flatness([{**row, "floor": {"p50_ms": row["present"] / 10}} for row in rows], "floor")["one at a time"] == 70
+
+
+def test_a_node_is_compared_with_the_floor_of_its_family():
+    def runs(ms):
+        return [Sample([ms * MS, ms * MS], 2 * ms * MS, start_ns=[1, 1])]
+
+    both = {"floor of IPv4": runs(1), "floor of IPv6": runs(2), "relay": runs(1), "ipv6": runs(6)}
+    roles = {"floor": "floor of IPv6", "relay": "relay", "node": "ipv6"}
+    (row,) = figures({ONE: both}, roles)["rows"]
+    assert row["p50_to_floor"] == pytest.approx(3.0)
+    del both["ipv6"]  # --without-node
+    assert figures({ONE: both}, roles).keys() == {"rows"}
 
 
 def test_the_cost_of_packets_is_the_ratio_of_medians():
