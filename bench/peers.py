@@ -89,7 +89,8 @@ class Node:
         self.name = variant.name
         self._instance_type, self._variant = instance_type, variant
         # A lab of its own: it disturbs neither the user's lab, nor another benchmark, nor the nodes beside it.
-        self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"bench{os.getpid()}{VARIANTS.index(variant)}"}
+        # A lab's name has at most 12 characters, a process id up to 7.
+        self._environ = {**os.environ, "VPCCNI_LAB_NAME": f"ben{os.getpid()}v{VARIANTS.index(variant)}"}
         self._runs = 0
         self._released: list[tuple[float, int]] = []  # when, how many addresses
 
